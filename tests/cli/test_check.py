@@ -50,6 +50,8 @@ class Net(nn.Module):
             return self.head(hidden) * float("nan")
         if self.fault == "half":
             hidden = hidden.to(torch.int64).float() @ torch.ones(8, 8, dtype=torch.float64)
+        if self.fault == "brain":
+            hidden = (hidden.bfloat16() * torch.ones(8, dtype=torch.bfloat16)).float()
         if self.fault == "large" and self.training and len(image) > 32:
             raise RuntimeError("too many rows at once")
         if self.fault == "branches" and not bool((image == image).all()):
@@ -206,8 +208,18 @@ def test_a_model_is_exported_once(here, monkeypatch, stages):
 def test_a_model_that_cannot_be_exported_is_named_once(here):
     with pytest.raises(InputError) as caught:
         check(resolve("tiny.yaml", [own("branches")]), out=here / "out")
-    assert [problem.where for problem in caught.value.problems] == ["student"]
-    assert "ONNX" in str(caught.value)
+    (problem,) = caught.value.problems
+    assert (problem.where, problem.given) == ("student", "Net")
+    assert "ONNX" in problem.allowed
+    assert "model.onnx" not in problem.fix
+
+
+def test_a_precision_without_kernels_is_reported_without_a_temporary_path(here):
+    with pytest.raises(InputError) as caught:
+        check(resolve("tiny.yaml", [own("brain")]), out=here / "out")
+    (problem,) = caught.value.problems
+    assert problem.where == "student"
+    assert problem.fix.startswith("ONNX Runtime cannot load it")
 
 
 def test_as_json(here):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tempfile
 from collections.abc import Iterator
 from functools import cached_property, partial
@@ -263,5 +264,7 @@ def _export(context: Context, model: nn.Module, path: Path, where: str) -> None:
     try:
         export(context, model, path)
     except LimbeckError as error:
-        allowed = "a model that can be written as ONNX"
-        raise InputError(Problem(where, "a model that cannot", allowed, str(error))) from error
+        given, allowed = type(model).__name__, "a model that ONNX and ONNX Runtime can run"
+        # The file is temporary, and was written under another name.
+        reason = re.sub(rf"{re.escape(str(path.parent))}/\S+: ", "", str(error))
+        raise InputError(Problem(where, given, allowed, reason)) from error
