@@ -11,8 +11,7 @@ grid.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from limbeck.compress.method import CalibrationContext
-from limbeck.compress.trace import first_input, predict
-from limbeck.errors import InputError, Problem
 from limbeck.export.quantized import OnGrid, Rounding, RoundsInput
 
 SMALLEST = 1e-8
@@ -173,48 +169,6 @@ class InputStatistics:
     least: float
     most: float
     mean: float
-
-
-def observe(
-    model: nn.Module, paths: Iterable[str], work: CalibrationContext
-) -> dict[str, InputStatistics]:
-    """Return statistics of layer inputs over all calibration samples, by path.
-
-    The order is that of the first calls; layers that are never called are missing.
-
-    Raises:
-        InputError: There are no samples, or a layer's input is not finite.
-    """
-    records: dict[str, list[tuple[Tensor, Tensor, Tensor, int]]] = {}
-
-    def hook_of(path: str) -> Any:
-        def record(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            x = first_input(args, kwargs).detach().float()
-            records.setdefault(path, []).append((*x.aminmax(), x.abs().sum(), x.numel()))
-
-        return record
-
-    samples = 0
-    with ExitStack() as hooks:
-        for path in paths:
-            layer = model.get_submodule(path)
-            hooks.enter_context(layer.register_forward_pre_hook(hook_of(path), with_kwargs=True))
-        for batch in work.batches():
-            samples += len(next(iter(batch.values())))
-            predict(model, batch, work)
-    if samples == 0:
-        raise InputError(Problem("calibration", "no sample", "at least one training sample"))
-    statistics = {}
-    for path, calls in records.items():
-        least, most, sums, counts = zip(*calls, strict=True)
-        mean = float(torch.stack(sums).double().sum()) / sum(counts)
-        low, high = float(torch.stack(least).min()), float(torch.stack(most).max())
-        statistics[path] = InputStatistics(low, high, mean)
-    wrong = [path for path, one in statistics.items() if not -1e30 < one.least <= one.most < 1e30]
-    if wrong:
-        given = f"values that are not finite, into {', '.join(wrong)}"
-        raise InputError(Problem("calibration", given, "samples with finite activations"))
-    return statistics
 
 
 MOMENTUM = 0.01

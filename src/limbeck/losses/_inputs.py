@@ -16,8 +16,10 @@ from torch import Tensor
 from limbeck.core.numbers import is_number, is_positive
 from limbeck.core.tensors import precise_pair
 from limbeck.errors import InputError, Problem
+from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, TopKTargets
 
 _ANY_AXES = range(2, 99)
+_ROUNDING = 0.02  # the rounding error of a sum of probabilities in half precision
 _AXES = {
     2: "[samples, d]",
     3: "[samples, tokens, d]",
@@ -178,6 +180,56 @@ def checked_lookup(labels: Tensor, logits: Tensor, *, where: str) -> Iterator[No
     except (IndexError, RuntimeError):
         check_label_range(labels, logits.shape[1], where=where)
         raise
+
+
+def check_targets(
+    targets: object, elements: int, classes: int, temperature: float, *, where: str
+) -> None:
+    """Raise an error for targets of another type, shape or sampling temperature.
+
+    Class ids out of range or repeated, and probabilities that sum to more than 1, are checked on a
+    CPU only: elsewhere the check would synchronise the device.
+    """
+    if not isinstance(targets, DenseTargets | TopKTargets | SampledTargets | HeadTargets):
+        allowed = "DenseTargets, TopKTargets, SampledTargets or HeadTargets"
+        fix = "Wrap logits: DenseTargets(logits)." if isinstance(targets, Tensor) else ""
+        raise InputError(Problem(where, type(targets).__name__, allowed, fix))
+    if isinstance(targets, DenseTargets):
+        check_logits(targets.logits, where=where)
+    if targets.elements != elements:
+        allowed = f"{elements} elements, as the student has"
+        raise InputError(Problem(where, f"{targets.elements} elements", allowed))
+    if isinstance(targets, SampledTargets) and targets.temperature != temperature:
+        allowed = f"{temperature}, the temperature of the divergence"
+        fix = f"Use the same for sampling: SampledTargets.draw(..., temperature={temperature})."
+        raise InputError(Problem(f"{where}.temperature", targets.temperature, allowed, fix))
+    if isinstance(targets, SampledTargets | TopKTargets):
+        count = targets.classes or classes
+        if invalid := out_of_range(targets.ids, count):
+            allowed = f"classes from 0 to {count - 1}"
+            raise InputError(Problem(f"{where}.ids", invalid[0], allowed))
+    if isinstance(targets, TopKTargets):
+        _check_top_k(targets, where=where)
+
+
+def _check_top_k(targets: TopKTargets, *, where: str) -> None:
+    ids, logs = targets.ids, targets.log_probabilities.detach()
+    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
+        return
+    ordered = ids.sort(-1).values
+    try:
+        repeated = bool((ordered[:, 1:] == ordered[:, :-1]).any())
+        total = float(logs.float().logsumexp(-1).max().exp())
+    except RuntimeError:  # under `torch.func.vmap` values cannot be read
+        return
+    if repeated:
+        given = "a class twice in one element"
+        raise InputError(Problem(f"{where}.ids", given, "each class once"))
+    if total > 1 + _ROUNDING:
+        given = f"probabilities that sum to {total:.3g}"
+        fix = "Take logarithms of probabilities at a temperature of 1, not logits."
+        allowed = "at most 1 per element"
+        raise InputError(Problem(f"{where}.log_probabilities", given, allowed, fix))
 
 
 def check_temperature(temperature: object, *, where: str) -> None:

@@ -23,11 +23,11 @@ from limbeck.losses._blocks import dense
 from limbeck.losses._inputs import (
     check_labels,
     check_logits,
+    check_targets,
     check_temperature,
     check_weights,
     checked_lookup,
     logit_pair,
-    out_of_range,
 )
 from limbeck.losses._kinds import (
     MINIMUM_LOGIT,
@@ -39,10 +39,9 @@ from limbeck.losses._kinds import (
 )
 from limbeck.losses._sparse import sampled, top_k
 from limbeck.losses._types import Labels, Logits, PerElement, Scalar
-from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
+from limbeck.targets import DenseTargets, SampledTargets, Targets, TopKTargets
 
 Temperatures: TypeAlias = Annotated[Sequence[PositiveFloat], Field(min_length=1)]
-_ROUNDING = 0.02  # the rounding error of a sum of probabilities in half precision
 
 
 def divergence(
@@ -106,7 +105,7 @@ def divergence(
     check_logits(student, where="divergence.student")
     config = DivergenceConfig.of("divergence", kind, temperature, beta, normalized)
     elements, classes = student.shape
-    check_targets(targets, elements, classes, config, where="divergence.targets")
+    check_targets(targets, elements, classes, config.temperature, where="divergence.targets")
     if isinstance(targets, TopKTargets):
         return top_k(student, targets, config)
     if isinstance(targets, SampledTargets):
@@ -118,57 +117,6 @@ def forward_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Compute T²·KL(teacher ‖ student) of checked logits of one shape, as `soft_target_kl`."""
     config = DivergenceConfig("forward_kl", float(temperature))
     return dense(student, DenseTargets(teacher), config)
-
-
-def check_targets(
-    targets: object, elements: int, classes: int, config: DivergenceConfig, *, where: str
-) -> None:
-    """Raise an error for targets of another type, shape or sampling temperature.
-
-    Class ids out of range or repeated, and probabilities that sum to more than 1, are checked on a
-    CPU only: elsewhere the check would synchronise the device.
-    """
-    if not isinstance(targets, DenseTargets | TopKTargets | SampledTargets | HeadTargets):
-        allowed = "DenseTargets, TopKTargets, SampledTargets or HeadTargets"
-        fix = "Wrap logits: DenseTargets(logits)." if isinstance(targets, Tensor) else ""
-        raise InputError(Problem(where, type(targets).__name__, allowed, fix))
-    if isinstance(targets, DenseTargets):
-        check_logits(targets.logits, where=where)
-    if targets.elements != elements:
-        allowed = f"{elements} elements, as the student has"
-        raise InputError(Problem(where, f"{targets.elements} elements", allowed))
-    temperature = config.temperature
-    if isinstance(targets, SampledTargets) and targets.temperature != temperature:
-        allowed = f"{temperature}, the temperature of the divergence"
-        fix = f"Use the same for sampling: SampledTargets.draw(..., temperature={temperature})."
-        raise InputError(Problem(f"{where}.temperature", targets.temperature, allowed, fix))
-    if isinstance(targets, SampledTargets | TopKTargets):
-        count = targets.classes or classes
-        if invalid := out_of_range(targets.ids, count):
-            allowed = f"classes from 0 to {count - 1}"
-            raise InputError(Problem(f"{where}.ids", invalid[0], allowed))
-    if isinstance(targets, TopKTargets):
-        _check_top_k(targets, where=where)
-
-
-def _check_top_k(targets: TopKTargets, *, where: str) -> None:
-    ids, logs = targets.ids, targets.log_probabilities.detach()
-    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
-        return
-    ordered = ids.sort(-1).values
-    try:
-        repeated = bool((ordered[:, 1:] == ordered[:, :-1]).any())
-        total = float(logs.float().logsumexp(-1).max().exp())
-    except RuntimeError:  # under `torch.func.vmap` values cannot be read
-        return
-    if repeated:
-        given = "a class twice in one element"
-        raise InputError(Problem(f"{where}.ids", given, "each class once"))
-    if total > 1 + _ROUNDING:
-        given = f"probabilities that sum to {total:.3g}"
-        fix = "Take logarithms of probabilities at a temperature of 1, not logits."
-        allowed = "at most 1 per element"
-        raise InputError(Problem(f"{where}.log_probabilities", given, allowed, fix))
 
 
 def dkd(

@@ -17,10 +17,9 @@ from limbeck.core.numbers import is_whole
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.losses._fused import FusedArguments, Reduction, product_dtype
 from limbeck.losses._fused_operation import fused
-from limbeck.losses._inputs import check_labels
+from limbeck.losses._inputs import check_labels, check_targets
 from limbeck.losses._kinds import DivergenceConfig, Kind, Mixture
 from limbeck.losses._types import Labels, Scalar
-from limbeck.losses.divergences import check_targets
 from limbeck.targets import Targets, head_problems
 
 
@@ -99,7 +98,7 @@ def fused_divergence(
         problems.append(Problem(f"{where}.reduction", reduction, ", ".join(known), fix))
     if problems:
         raise InputError(*problems)
-    check_targets(targets, hidden.shape[0], weight.shape[0], config, where=f"{where}.targets")
+    check_targets(targets, len(hidden), len(weight), config.temperature, where=f"{where}.targets")
     if weights is not None and (weights.shape != hidden.shape[:1] or weights.is_complex()):
         given = f"{weights.dtype} {tuple(weights.shape)}"
         allowed = f"one weight per element, [{len(hidden)}]"
