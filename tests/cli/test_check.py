@@ -52,6 +52,8 @@ class Net(nn.Module):
             hidden = hidden.to(torch.int64).float() @ torch.ones(8, 8, dtype=torch.float64)
         if self.fault == "brain":
             hidden = (hidden.bfloat16() * torch.ones(8, dtype=torch.bfloat16)).float()
+        if self.fault in ("float16", "bfloat16"):
+            return self.head(hidden).to(getattr(torch, self.fault))
         if self.fault == "large" and self.training and len(image) > 32:
             raise RuntimeError("too many rows at once")
         if self.fault == "branches" and not bool((image == image).all()):
@@ -212,6 +214,12 @@ def test_a_model_that_cannot_be_exported_is_named_once(here):
     assert (problem.where, problem.given) == ("student", "Net")
     assert "ONNX" in problem.allowed
     assert "model.onnx" not in problem.fix
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_logits_of_half_precision_are_refused(here, precision):
+    with pytest.raises(InputError, match=f"student: got 'logits of {precision}'"):
+        check(resolve("tiny.yaml", [own(precision)]), out=here / "out")
 
 
 def test_a_precision_without_kernels_is_reported_without_a_temporary_path(here):

@@ -200,6 +200,10 @@ def _answers(context: Context, model: nn.Module, where: str) -> None:
         with torch.no_grad():
             logits = context.task.outputs(model.cpu(), batch)["logits"]
             shape = tuple(logits.shape)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            fix = "Remove the cast of the model's forward pass: `precision` sets one for training."
+            given = f"logits of {str(logits.dtype).removeprefix('torch.')}"
+            raise InputError(Problem(where, given, "logits of float32", fix))
         check_modes(model, context.task, batch)
     except InputError as error:
         raise InputError(*(of_model(problem, where) for problem in error.problems)) from error
