@@ -1,9 +1,11 @@
 import math
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from limbeck import losses
@@ -311,6 +313,34 @@ def test_a_loss_of_ones_own_is_named_by_its_file(pair, tmp_path, monkeypatch):
         Objective.from_recipe([{"python:mine.py:squared": {"sclae": 2.0}}])
     with pytest.raises(InputError, match="no such file"):
         Objective.from_recipe([{"python:other.py:squared": {}}])
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        ({"scale": 0}, "scale"),
+        ({"scale": {"linear": {"start": 1, "end": 0}}}, "scale.linear.end"),
+        ({"layers": ["a"]}, "layers"),
+        ({"layers": {"a": 1}}, "layers"),
+        ({"mode": "main"}, "mode"),
+    ],
+)
+def test_the_annotations_of_a_users_own_loss_are_checked(settings, where):
+    def own(
+        student,
+        teacher,
+        *,
+        scale: PositiveFloat = 1.0,
+        layers: tuple[int, ...] = (),
+        mode: Literal["mean", "sum"] = "mean",
+        table: dict[str, int] | None = None,
+        free=None,
+    ): ...
+
+    Objective([Term(own, scale=2, layers=[1, 2], mode="sum", table={"a": 1}, free=object())])
+    with pytest.raises(InputError) as caught:
+        Objective([Term(own, **settings)])
+    assert [one.where for one in caught.value.problems] == [f"objective.0.own.{where}"]
 
 
 def test_weights_and_temperatures_follow_schedules(pair):
