@@ -46,24 +46,14 @@ class Scores(PairConnector):
 
 
 def build_scores(
-    student: Features,
-    teacher: Features,
-    *,
-    samples: int | None = None,
-    student_heads: PositiveInt,
-    teacher_heads: PositiveInt,
+    student: Features, teacher: Features, *, student_heads: PositiveInt, teacher_heads: PositiveInt
 ) -> PairConnector:
     """Build the connector of `attention_mse`; see `Scores`."""
     return _build((student, student_heads), (teacher, teacher_heads), softmax=False)
 
 
 def build_probabilities(
-    student: Features,
-    teacher: Features,
-    *,
-    samples: int | None = None,
-    student_heads: PositiveInt,
-    teacher_heads: PositiveInt,
+    student: Features, teacher: Features, *, student_heads: PositiveInt, teacher_heads: PositiveInt
 ) -> PairConnector:
     """Build the connector of `attention_kl`; see `Scores`."""
     return _build((student, student_heads), (teacher, teacher_heads), softmax=True)

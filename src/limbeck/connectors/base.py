@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -151,7 +152,9 @@ def build_connector(
     builder = None if identity and isinstance(student, Tensor) else _builder_of(loss_name)
     settings = _validated(builder, settings, where="connector")
     if builder is not None:
-        return builder(student, teacher, samples=samples, **settings)
+        if "samples" in inspect.signature(builder).parameters:
+            settings["samples"] = samples
+        return builder(student, teacher, **settings)
     if identity:
         return StudentConnector(nn.Identity())
     size = loss_name not in _ANY_SIZE

@@ -66,10 +66,8 @@ def _layers(
     return nn.Sequential(*layers)
 
 
-def build(
-    student: Features, teacher: Features, *, samples: int | None = None, rate: PositiveFloat = 0.5
-) -> PairConnector:
-    """Build the connector from example features of one layout; `samples` is unused.
+def build(student: Features, teacher: Features, *, rate: PositiveFloat = 0.5) -> PairConnector:
+    """Build the connector from example features of one layout.
 
     For vectors, only the loss's form `factor` is meaningful. `rate`, above 0, is the number of
     factors divided by the number of the teacher's channels.

@@ -96,8 +96,8 @@ def _as_list(features: Features) -> list[Tensor]:
     return [features] if isinstance(features, Tensor) else list(features)
 
 
-def build(student: Features, teacher: Features, *, samples: int | None = None) -> PairConnector:
-    """Build the connector from example features; `samples` is unused.
+def build(student: Features, teacher: Features) -> PairConnector:
+    """Build the connector from example features.
 
     Each side is one feature, `[n, channels, height, width]` or `[n, d]`, or a sequence of them from
     the shallowest layer to the deepest.

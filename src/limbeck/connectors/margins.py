@@ -48,8 +48,8 @@ class Margins(PairConnector):
         return ConnectorOutput(self.project(features), teacher, {"margin": self.margin})
 
 
-def build(student: Features, teacher: Features, *, samples: int | None = None) -> PairConnector:
-    """Build the connector from example responses before the ReLU; `samples` is unused.
+def build(student: Features, teacher: Features) -> PairConnector:
+    """Build the connector from example responses before the ReLU.
 
     The margins are the mean negative responses of the example batch, for any teacher; the authors
     estimate them from the teacher's batch normalisation

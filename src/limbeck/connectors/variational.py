@@ -61,8 +61,8 @@ class Variational(PairConnector):
         return ConnectorOutput(self.regress(features), teacher, {"variance": self.variance})
 
 
-def build(student: Features, teacher: Features, *, samples: int | None = None) -> PairConnector:
-    """Build the connector from example features of one layout; `samples` is unused.
+def build(student: Features, teacher: Features) -> PairConnector:
+    """Build the connector from example features of one layout.
 
     Raises:
         InputError: The features cannot be connected; the message has the reason.
