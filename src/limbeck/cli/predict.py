@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     Write = Callable[[str, Prediction | InputError], None]
 
+INVALID = "(invalid)"
 WIDEST = 100
 """The most characters of an input in the table."""
 
@@ -66,7 +68,8 @@ def predict(
     done = failed = 0
     # Lines at a terminal are progress enough.
     silent = quiet or (output is None and sys.stdout.isatty())
-    with nullcontext() if silent else watch() as progress, _writer(output, as_json) as write:
+    width = max(map(len, (INVALID, *loaded.classes)))
+    with nullcontext() if silent else watch() as progress, _writer(output, as_json, width) as write:
         bar = progress.progress_bar("predict") if progress else None
         for result in loaded.stream(named(), batch_size=batch_size):
             write(pending.popleft(), result)
@@ -88,14 +91,15 @@ def predict(
 
 
 @contextmanager
-def _writer(output: Path | None, as_json: bool) -> Iterator[Write]:
+def _writer(output: Path | None, as_json: bool, width: int) -> Iterator[Write]:
     """Yield a function that writes one result: to a file, or else to standard output."""
     from limbeck.core.files import replacing
 
     if output is None:
         if not as_json:
-            show(f"{'label':<20}  probability  input")
-        yield (lambda shown, one: show(_json(shown, one))) if as_json else _show_row
+            show(f"{'label':<{width}}  probability  input")
+        line = _json if as_json else partial(_row, width=width)
+        yield lambda shown, one: show(line(shown, one))
         return
     with (
         replacing(output) as temporary,
@@ -111,12 +115,12 @@ def _writer(output: Path | None, as_json: bool) -> Iterator[Write]:
         yield lambda shown, one: table.writerow((shown, *_cells(one)))
 
 
-def _show_row(shown: str, result: Prediction | InputError) -> None:
+def _row(shown: str, result: Prediction | InputError, *, width: int) -> str:
     label, probability, error = _cells(result)
     value = f"{probability:.4f}" if isinstance(probability, float) else ""
     line = " ".join(shown.split())
     line = line if len(line) <= WIDEST else f"{line[:WIDEST]}..."
-    show(f"{'(invalid)' if error else label:<20}  {value:>11}  {line}")
+    return f"{INVALID if error else ' '.join(label.split()):<{width}}  {value:>11}  {line}"
 
 
 def _cells(result: Prediction | InputError) -> tuple[str, float | str, str]:
