@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limbeck.data.images import augment, below, random_bits
+from limbeck.data.augment import augment, below, random_bits
 from limbeck.data.load import Data
 from limbeck.data.spec import AugmentSpec
 from limbeck.data.split import Split

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.data.images import augment
+from limbeck.data.augment import augment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
