@@ -543,6 +543,7 @@ def test_errors_in_a_recipe_name_the_key(entry, where, fix):
     ("term", "allowed"),
     [
         (Term("soft_target_kl", temperature=0), "a finite number above 0 or a schedule"),
+        (Term("ttm", temperature=Linear(start=4, end=0)), "a finite number above 0$"),
         (Term("dkd", alpha=-1), "a finite number at least 0 or a schedule"),
         (Term("mlkd", temperatures=[]), "a list of finite numbers above 0"),
         (Term("minilm_relation", heads=0), "a whole number above 0"),

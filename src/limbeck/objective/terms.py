@@ -231,12 +231,16 @@ def _validated(hint: Any, value: Any, where: str) -> Any:
     if isinstance(value, Schedule) or maybe_schedule:
         schedule = schedules.parse(value, where=where)
         for place, number in schedules.numbers(schedule):
-            _validated(hint, float(number), f"{where}.{place}")
+            _limited(hint, float(number), f"{where}.{place}")
         return schedule
+    return _limited(setting, value, where)
+
+
+def _limited(annotation: Any, value: Any, where: str) -> Any:
     parts = value if isinstance(value, list | tuple) else [value]
     if any(is_number(one) and abs(one) > LARGEST for one in parts):
         raise InputError(Problem(where, value, f"a number of {LARGEST:,} at most in size"))
-    return validate(setting, value, where=where)
+    return validate(annotation, value, where=where)
 
 
 def _per_element_temperature(term: Term, key: str, value: Any, where: str) -> PerElement:
