@@ -98,6 +98,14 @@ def test_a_chain_of_functions_equals_the_stages(tmp_path: Path, quick_measuring:
         assert path.read_bytes() == (stages / folder / "model.onnx").read_bytes()
 
 
+def test_a_pair_of_a_loader_has_inputs_and_labels() -> None:
+    made = subject("cnn")
+    settings = {"ratio": 0.5, "importance": "taylor"}
+    pair = (made.batch["image"], made.batch["labels"])
+    found, expected = (limbeck.prune(made.model, one, **settings) for one in (pair, made.batch))
+    assert equal(found.model, expected.model)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = subject("cnn")
@@ -169,7 +177,8 @@ def test_an_export_names_its_inputs_and_loads_as_a_student(tmp_path: Path) -> No
         ({}, "got 'dict'"),
         ({"labels": torch.zeros(2)}, "at least one sample"),
         ({"x": torch.rand(2, 4), "labels": torch.zeros(3)}, "'labels': '[3]'"),
-        ([torch.rand(2, 4), None], "'input_1': 'NoneType'"),
+        ([torch.rand(2, 4), None], "'labels': 'NoneType'"),
+        ([torch.rand(2, 4)] * 3, "input_1 [2, 4], input_2 [2, 4]'"),
         ("text", "got 'str'"),
         (None, "got 'NoneType'"),
         (torch.full((2, 4), torch.nan), "NaN or infinity in input"),

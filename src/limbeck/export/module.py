@@ -24,7 +24,10 @@ LOGITS = "logits"
 BY_POSITION = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
 
 Example: TypeAlias = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
-"""A batch: one tensor, tensors by position, or tensors by name; `labels` is no input."""
+"""A batch: one tensor, tensors by position, or tensors by name; `labels` is no input.
+
+By position, a tensor after the last parameter of `forward` is the labels: `(x, y)` of a loader.
+"""
 
 
 class Saved(Protocol):
@@ -101,7 +104,8 @@ def read_example(model: nn.Module, example: Example) -> tuple[PlainModule, dict[
         raise
     except Exception as error:  # the model's own code may raise anything
         given = ", ".join(f"{name} {_shape(batch[name])}" for name in inputs)
-        fix = f"It raised {type(error).__name__}: {str(error).splitlines()[0][:300]}"
+        reason = " ".join(str(error).split())[:300]
+        fix = f"It raised {type(error).__name__}: {reason}"
         raise InputError(Problem("example", given, "a batch that the model runs", fix)) from error
     return plain, batch
 
@@ -114,6 +118,8 @@ def _named(model: nn.Module, example: Example) -> Mapping[str, Tensor]:
     names = [one.name for one in parameters if one.kind in BY_POSITION]
     if not isinstance(tensors, Sequence) or isinstance(tensors, str):
         raise InputError(Problem("example", type(example).__name__, "a tensor, or several"))
+    if len(tensors) == len(names) + 1 and all(one.kind in BY_POSITION for one in parameters):
+        names.append(LABELS)
     names += [f"input_{number}" for number in range(len(names), len(tensors))]
     return dict(zip(names, tensors, strict=False))
 
