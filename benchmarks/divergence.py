@@ -148,7 +148,7 @@ def child(arguments):
 def grown(form, elements, classes, kind, limit=0):
     """Run `child`; bytes, or NaN where memory did not suffice."""
     command = [sys.executable, __file__, "child", "--form", form, "--kind", kind]
-    command += ["--elements", str(elements), "--classes", str(classes), "--max-samples", str(limit)]
+    command += ["--elements", str(elements), "--classes", str(classes), "--limit", str(limit)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -207,7 +207,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--form", choices=FORMS, default="fused")
     parser.add_argument("--kind", choices=KINDS, default="forward_kl")
-    parser.add_argument("--max-samples", type=int, default=0)
+    parser.add_argument("--limit", type=int, default=0)
     arguments = parser.parse_args()
     parts = {"memory": memory, "growth": growth, "time": timing, "large": large, "child": child}
     parts[arguments.what](arguments)

@@ -21,13 +21,29 @@ from limbeck.data.load import Data
 from limbeck.data.spec import AugmentSpec
 from limbeck.data.split import Batch, Split
 from limbeck.errors import InputError, LimbeckError
+from limbeck.targets import DenseTargets, Layout, Precision, Targets
 
 KEY = {"teacher": "abc", "data": "def", "augmentation": {"shift": 1}}
 
 
-def _logits(batch: Batch) -> torch.Tensor:
+def _pixels(batch: Batch) -> torch.Tensor:
     """Return pixels as logits, so that each row and view has its own."""
     return batch["image"].flatten(1)[:, 20:30]
+
+
+def _logits(batch: Batch) -> dict[str, Targets]:
+    return {"logits": DenseTargets(_pixels(batch))}
+
+
+def _layout(classes: int, precision: Precision = "float32") -> Layout:
+    targets = {"logits": DenseTargets(torch.zeros(1, classes))}
+    return Layout.of(targets, samples=1, precision=precision)
+
+
+def _found(cached: TeacherCache, index: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
+    targets = cached.lookup(index, view)["logits"]
+    assert isinstance(targets, DenseTargets)
+    return targets.logits
 
 
 @pytest.fixture
@@ -37,8 +53,16 @@ def split(digits: Data) -> Split:
     return split
 
 
-def _cache(folder: Path, key: dict[str, Any] = KEY, **settings: Any) -> TeacherCache:
-    return TeacherCache(folder, key=key, **{"rows": 359, "views": 3, "classes": 10, **settings})
+def _cache(
+    folder: Path,
+    key: dict[str, Any] = KEY,
+    *,
+    views: int = 3,
+    classes: int = 10,
+    dtype: Precision = "float32",
+) -> TeacherCache:
+    layout = _layout(classes, dtype)
+    return TeacherCache(folder, key=key, rows=359, views=views, layout=layout)
 
 
 def test_every_row_of_every_view_is_looked_up(tmp_path: Path, split: Split) -> None:
@@ -54,14 +78,14 @@ def test_every_row_of_every_view_is_looked_up(tmp_path: Path, split: Split) -> N
         for epoch in (0, 1, 2, 5):
             split.set_epoch(epoch)
             batch = split.__getitems__(torch.randperm(359)[:50])
-            assert torch.equal(found.lookup(batch["index"], batch["view"]), _logits(batch))
+            assert torch.equal(_found(found, batch["index"], batch["view"]), _pixels(batch))
 
 
 def test_logits_of_another_process_are_found(tmp_path: Path, split: Split) -> None:
     waiting = _cache(tmp_path)
     _cache(tmp_path).record(_logits, split, batch_size=100)
     batch = split.__getitems__([1, 2])
-    assert torch.equal(waiting.lookup(batch["index"], batch["view"]), _logits(batch))
+    assert torch.equal(_found(waiting, batch["index"], batch["view"]), _pixels(batch))
 
 
 def test_a_complete_cache_does_not_run_the_teacher(tmp_path: Path, split: Split) -> None:
@@ -69,18 +93,18 @@ def test_a_complete_cache_does_not_run_the_teacher(tmp_path: Path, split: Split)
     _cache(tmp_path).record(_refuse, split, batch_size=100)
 
 
-def _refuse(batch: Batch) -> torch.Tensor:
+def _refuse(batch: Batch) -> dict[str, Targets]:
     raise RuntimeError("run again")
 
 
 def test_half_precision_halves_the_file(tmp_path: Path, split: Split) -> None:
     cached = _cache(tmp_path, dtype="float16")
     cached.record(_logits, split, batch_size=100)
-    assert (tmp_path / "logits.bin").stat().st_size == 359 * 3 * 10 * 2
+    assert (tmp_path / "targets.bin").stat().st_size == 359 * 3 * 10 * 2
     batch = split.__getitems__([4, 5])
-    found = cached.lookup(batch["index"], batch["view"])
+    found = _found(cached, batch["index"], batch["view"])
     assert found.dtype == torch.float32
-    assert torch.equal(found, _logits(batch).half().float())
+    assert torch.equal(found, _pixels(batch).half().float())
 
 
 @pytest.mark.parametrize(
@@ -104,13 +128,13 @@ def test_another_key_is_refused_with_what_differs(
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
 def test_a_damaged_file_is_refused(tmp_path: Path, split: Split, damage: str) -> None:
     _cache(tmp_path).record(_logits, split, batch_size=100)
-    file = tmp_path / "logits.bin"
+    file = tmp_path / "targets.bin"
     content = file.read_bytes()
     if damage == "gone":
         file.unlink()
     else:
         file.write_bytes(content[:-40] if damage == "cut" else content[:-1] + b"\1")
-    with pytest.raises(InputError, match="to compute the teacher's logits again"):
+    with pytest.raises(InputError, match="to compute the teacher's targets again"):
         _cache(tmp_path)
 
 
@@ -127,7 +151,7 @@ def test_interrupted_recording_resumes_to_the_same_bytes(
     _cache(whole).record(_logits, split, batch_size=100)
     calls = 0
 
-    def interrupted(batch: Batch) -> torch.Tensor:
+    def interrupted(batch: Batch) -> dict[str, Targets]:
         nonlocal calls
         if calls == after:
             raise Killed
@@ -139,13 +163,13 @@ def test_interrupted_recording_resumes_to_the_same_bytes(
     assert not _cache(broken).complete
     again = 0
 
-    def counts(batch: Batch) -> torch.Tensor:
+    def counts(batch: Batch) -> dict[str, Targets]:
         nonlocal again
         again += 1
         return _logits(batch)
 
     _cache(broken).record(counts, split, batch_size=100)
-    assert (broken / "logits.bin").read_bytes() == (whole / "logits.bin").read_bytes()
+    assert (broken / "targets.bin").read_bytes() == (whole / "targets.bin").read_bytes()
     # Twelve batches in all; at most the two since the last progress file are computed again.
     assert 12 - after <= again <= 12 - after + 2
 
@@ -166,14 +190,14 @@ def test_a_killed_recording_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     rows = Split(_Rows(), torch.zeros(300, dtype=torch.int64))
     starts: list[int] = []
 
-    def teacher(batch: Batch) -> torch.Tensor:
+    def teacher(batch: Batch) -> dict[str, Targets]:
         starts.append(int(batch["index"][0]))
         if child == 0 and starts[-1] == 200:
             os.kill(os.getpid(), signal.SIGKILL)
-        return batch["image"].repeat(1, 2)
+        return {"logits": DenseTargets(batch["image"].repeat(1, 2))}
 
     child = os.fork()
-    cached = TeacherCache(tmp_path, key={}, rows=300, views=1, classes=2)
+    cached = TeacherCache(tmp_path, key={}, rows=300, views=1, layout=_layout(2))
     if child == 0:
         cached.record(teacher, rows, batch_size=50)
         os._exit(0)
@@ -183,7 +207,7 @@ def test_a_killed_recording_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     cached.record(teacher, rows, batch_size=50)
     assert starts == [200, 250]
     zero = torch.zeros(300, dtype=torch.int64)
-    assert cached.lookup(torch.arange(300), zero)[:, 1].tolist() == list(range(300))
+    assert _found(cached, torch.arange(300), zero)[:, 1].tolist() == list(range(300))
 
 
 def _writer(folder: Path, number: int, *, stop: int | None = None, pause: float = 0.0) -> int:
@@ -196,13 +220,13 @@ def _writer(folder: Path, number: int, *, stop: int | None = None, pause: float 
         pause: Seconds per batch.
     """
 
-    def teacher(batch: Batch) -> torch.Tensor:
+    def teacher(batch: Batch) -> dict[str, Targets]:
         if stop is not None and int(batch["index"][0]) >= stop and not stopped:
             stopped.append(True)
             os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(pause)
         rows = batch["image"]
-        return torch.cat([rows, torch.full_like(rows, number)], dim=1)
+        return {"logits": DenseTargets(torch.cat([rows, torch.full_like(rows, number)], dim=1))}
 
     stopped: list[bool] = []
     child = os.fork()
@@ -217,13 +241,13 @@ def _writer(folder: Path, number: int, *, stop: int | None = None, pause: float 
 
 
 def _shared(folder: Path) -> TeacherCache:
-    return TeacherCache(folder, key={}, rows=300, views=1, classes=2)
+    return TeacherCache(folder, key={}, rows=300, views=1, layout=_layout(2))
 
 
 def _writers(folder: Path) -> set[int]:
     """Check that every row has its own logits; return the numbers of their writers."""
     zero = torch.zeros(300, dtype=torch.int64)
-    found = _shared(folder).lookup(torch.arange(300), zero)
+    found = _found(_shared(folder), torch.arange(300), zero)
     assert found[:, 0].tolist() == list(range(300))
     return set(map(int, found[:, 1].tolist()))
 
@@ -244,7 +268,7 @@ def test_a_paused_writer_blocks_no_other_and_changes_nothing(
     assert _writers(tmp_path / "cache") == {2}
     assert reader.complete
     names = sorted(path.name for path in (tmp_path / "cache").iterdir())
-    assert names == ["logits.1.bin", "manifest.json"]
+    assert names == ["manifest.json", "targets.1.bin"]
 
 
 def test_a_writer_without_its_folder_does_not_publish_the_files_of_another(
@@ -294,14 +318,14 @@ def test_a_damaged_json_file_is_detected(
     tmp_path: Path, split: Split, name: str, content: str
 ) -> None:
     (tmp_path / name).write_text(content)
-    (tmp_path / "logits.bin").write_bytes(b"half")
+    (tmp_path / "targets.bin").write_bytes(b"half")
     if name == "manifest.json":
-        with pytest.raises(InputError, match=r"Delete .* to compute the teacher's logits again"):
+        with pytest.raises(InputError, match=r"Delete .* to compute the teacher's targets again"):
             _cache(tmp_path)
         return
     _cache(tmp_path).record(_logits, split, batch_size=100)
     batch = split.__getitems__([0, 358])
-    assert torch.equal(_cache(tmp_path).lookup(batch["index"], batch["view"]), _logits(batch))
+    assert torch.equal(_found(_cache(tmp_path), batch["index"], batch["view"]), _pixels(batch))
 
 
 @pytest.mark.parametrize("change", ["batch_size", "key", "file"])
@@ -312,15 +336,15 @@ def test_recording_with_other_settings_restarts(
     with pytest.raises(RuntimeError):
         _cache(tmp_path).record(_second_refused(), split, batch_size=100)
     if change == "file":
-        (tmp_path / "logits.bin").write_bytes(b"short")
+        (tmp_path / "targets.bin").write_bytes(b"short")
     key = {**KEY, "teacher": "new"} if change == "key" else KEY
     cached = _cache(tmp_path, key)
     cached.record(_logits, split, batch_size=60 if change == "batch_size" else 100)
     batch = split.__getitems__(list(range(359)))
-    assert torch.equal(cached.lookup(batch["index"], batch["view"]), _logits(batch))
+    assert torch.equal(_found(cached, batch["index"], batch["view"]), _pixels(batch))
 
 
-def _second_refused() -> Callable[[Batch], torch.Tensor]:
+def _second_refused() -> Callable[[Batch], dict[str, Targets]]:
     teachers = iter([_logits, _refuse])
     return lambda batch: next(teachers)(batch)
 
@@ -328,7 +352,10 @@ def _second_refused() -> Callable[[Batch], torch.Tensor]:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda batch: torch.zeros(len(batch["labels"]), 9), r"shape \(100, 9\)"),
+        (
+            lambda batch: torch.zeros(len(batch["labels"]), 9),
+            r"'logits': \[9, 'float'\].*allowed: .*\[10, 'float'\]",
+        ),
         (lambda batch: torch.full((len(batch["labels"]), 10), torch.nan), "NaN or infinity"),
         (lambda batch: torch.full((len(batch["labels"]), 10), 1e6), "numbers that float16 holds"),
     ],
@@ -336,14 +363,15 @@ def _second_refused() -> Callable[[Batch], torch.Tensor]:
 def test_wrong_logits_are_refused(
     tmp_path: Path, split: Split, wrong: Callable[[Batch], torch.Tensor], message: str
 ) -> None:
+    cached = _cache(tmp_path, dtype="float16")
     with pytest.raises(InputError, match=message):
-        _cache(tmp_path, dtype="float16").record(wrong, split, batch_size=100)
+        cached.record(lambda batch: {"logits": DenseTargets(wrong(batch))}, split, batch_size=100)
 
 
 def test_unknown_rows_and_views_are_refused(tmp_path: Path, split: Split) -> None:
     cached = _cache(tmp_path)
     one = torch.ones(1, dtype=torch.int64)
-    with pytest.raises(LimbeckError, match="no logits are cached"):
+    with pytest.raises(LimbeckError, match="no targets are cached"):
         cached.lookup(one, one)
     with pytest.raises(InputError, match="359 rows in 1 views"):
         cached.record(_logits, split.for_evaluation(), batch_size=100)
@@ -379,6 +407,6 @@ def test_unlimited_views_cannot_be_cached(digits: Data) -> None:
 
 def test_nothing_is_pickled(tmp_path: Path, split: Split) -> None:
     _cache(tmp_path).record(_logits, split, batch_size=100)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["logits.bin", "manifest.json"]
-    numbers = np.fromfile(tmp_path / "logits.bin", dtype=np.float32).reshape(3, 359, 10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "targets.bin"]
+    numbers = np.fromfile(tmp_path / "targets.bin", dtype=np.float32).reshape(3, 359, 10)
     assert np.isfinite(numbers).all()

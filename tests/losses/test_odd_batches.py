@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from loss_trials import EACH, TRIALS
 
 from limbeck import losses
 from limbeck.objective import Objective, Term
-from limbeck.targets import DenseTargets
 from limbeck.testing.subject import Subject, each
 
 
@@ -55,18 +52,11 @@ def test_terms_over_a_batch_are_finite_whatever_counts(name, weights):
     assert name in losses.BATCH_LOSSES
     torch.manual_seed(0)
     logits = torch.randn(4, 3, requires_grad=True)
-    index = torch.arange(4)
-    response = SimpleNamespace(
-        outputs={"logits": logits},
-        taps={},
-        labels=torch.zeros(4, dtype=torch.long),
-        weights=torch.tensor(weights, dtype=torch.float32),
-        sample_of=index,
-        index=index,
-    )
-    output = SimpleNamespace(targets=DenseTargets(torch.randn(4, 3)), taps={})
-    total = Objective([Term(name)])(response, output).total
+    labels = torch.zeros(4, dtype=torch.long)
+    weights = torch.tensor(weights, dtype=torch.float32)
+    objective = Objective([Term(name)])
+    total = objective.compute(logits, torch.randn(4, 3), labels, weights).total
     total.backward()
     assert total.isfinite()
     assert logits.grad.isfinite().all()
-    assert not logits.grad[torch.tensor(weights) == 0].any()
+    assert not logits.grad[weights == 0].any()

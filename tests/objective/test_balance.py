@@ -1,14 +1,11 @@
 """Gradient norms, and weights that make them equal."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
 
 from limbeck.objective import Objective, Term
 from limbeck.objective.balance import Balance, gradient_norms
-from limbeck.targets import DenseTargets
 
 
 def test_norms_are_those_of_a_plain_backward_pass():
@@ -30,16 +27,8 @@ def objective_of(*terms, **settings):
 
     def step(progress):
         logits = net(data)
-        index = torch.arange(6)
-        response = SimpleNamespace(
-            outputs={"logits": logits},
-            labels=labels,
-            weights=torch.ones(6),
-            sample_of=index,
-            taps={},
-        )
-        answer = SimpleNamespace(targets=DenseTargets(teacher), taps={})
-        return objective(response, answer, progress=progress, parameters=list(net.parameters()))
+        parameters = list(net.parameters())
+        return objective.compute(logits, teacher, labels, progress=progress, parameters=parameters)
 
     return objective, step
 

@@ -1,37 +1,35 @@
 import math
-from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Literal
 
 import pytest
 import torch
 from pydantic import PositiveFloat
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck import losses
 from limbeck.errors import InputError, LimbeckError
 from limbeck.objective import Losses, Objective, Term, TermLoss, TrainingSet, methods
 from limbeck.objective.schedules import Linear
-from limbeck.targets import DenseTargets
+from limbeck.targets import Answer, DenseTargets
+from limbeck.tasks import Output, Response
 
 
-@dataclass(frozen=True)
-class Response:
-    outputs: dict[str, Tensor]
-    labels: Tensor
-    weights: Tensor
-    sample_of: Tensor
-    taps: dict[str, Tensor] = field(default_factory=dict)
+def respond(logits, labels, weights, sample_of, taps=None):
+    output = Output(logits, weights=weights, sample_of=sample_of, labels=labels)
+    return Response({"logits": output}, taps=taps or {})
 
 
-@dataclass(frozen=True)
-class Answer:
-    targets: DenseTargets
-    taps: dict[str, Tensor] = field(default_factory=dict)
+def with_output(response, **changes):
+    return replace(response, outputs={"logits": replace(response.primary, **changes)})
+
+
+def answered(logits, taps=None):
+    return Answer({"logits": DenseTargets(logits)}, taps or {})
 
 
 def task_loss(response):
-    return losses.cross_entropy(response.outputs["logits"], response.labels)
+    return {"logits": losses.cross_entropy(response.primary.values, response.primary.labels)}
 
 
 @pytest.fixture
@@ -42,14 +40,14 @@ def pair():
     def randn(*shape):
         return torch.randn(shape, generator=generator)
 
-    response = Response(
-        outputs={"logits": randn(6, 4).requires_grad_()},
+    response = respond(
+        logits=randn(6, 4).requires_grad_(),
         labels=torch.tensor([0, 1, 2, 3, 0, 1]),
         weights=torch.tensor([1.0, 0.0, 2.0, 1.0, 0.0, 0.5]),
         sample_of=torch.tensor([0, 0, 1, 1, 2, 2]),
         taps={"body": randn(3, 5, 2, 2).requires_grad_()},
     )
-    return response, Answer(DenseTargets(randn(6, 4)), {"stem.0": randn(3, 5, 2, 2)})
+    return response, answered(randn(6, 4), {"stem.0": randn(3, 5, 2, 2)})
 
 
 def hint(**settings):
@@ -60,9 +58,9 @@ def test_terms_are_weighted_means_over_units(pair):
     response, answer = pair
     objective = Objective(methods.hinton(temperature=4.0, alpha=0.1))
     result = objective(response, answer, task_loss=task_loss)
-    w, logits = response.weights, response.outputs["logits"]
-    task = (w * task_loss(response)).sum() / w.sum()
-    soft = losses.soft_target_kl(logits, answer.targets.logits, temperature=4.0)
+    w, logits = response.primary.weights, response.primary.values
+    task = (w * task_loss(response)["logits"]).sum() / w.sum()
+    soft = losses.soft_target_kl(logits, answer.logits, temperature=4.0)
     soft = (w * soft).sum() / w.sum()
     assert list(result.terms) == ["task", "soft_target_kl"]
     torch.testing.assert_close(result.terms["task"].raw, task.detach())
@@ -76,12 +74,12 @@ def test_features_weigh_what_their_units_weigh_together(pair):
     objective.connect(response, answer)
     value = losses.fitnet_hint(response.taps["body"], answer.taps["stem.0"])
     carried = torch.tensor([1.0, 3.0, 0.5])
-    expected = (carried * value).sum() / response.weights.sum()
+    expected = (carried * value).sum() / response.primary.weights.sum()
     torch.testing.assert_close(objective(response, answer).total, expected)
 
 
 def gradients(objective, response, answer, scale=1.0):
-    leaves = [response.outputs["logits"], response.taps["body"]]
+    leaves = [response.primary.values, response.taps["body"]]
     total = objective(response, answer, task_loss=task_loss).total * scale
     return torch.autograd.grad(total, leaves)
 
@@ -91,22 +89,24 @@ def test_any_split_into_micro_batches_gives_the_same_gradient(pair):
     objective = Objective([*methods.hinton(), hint(weight=3.0)])
     objective.connect(response, answer)
     whole = gradients(objective, response, answer)
-    mass = response.weights.sum()
+    mass = response.primary.weights.sum()
     summed = [torch.zeros_like(part) for part in whole]
     for elements, samples in ((slice(0, 2), slice(0, 1)), (slice(2, 6), slice(1, 3))):
-        part = Response(
-            outputs={"logits": response.outputs["logits"][elements]},
-            labels=response.labels[elements],
-            weights=response.weights[elements],
-            sample_of=response.sample_of[elements] - samples.start,
+        part = respond(
+            logits=response.primary.values[elements],
+            labels=response.primary.labels[elements],
+            weights=response.primary.weights[elements],
+            sample_of=response.primary.sample_of[elements] - samples.start,
             taps={"body": response.taps["body"][samples]},
         )
-        result = Answer(
-            DenseTargets(answer.targets.logits[elements]),
+        result = answered(
+            answer.logits[elements],
             {"stem.0": answer.taps["stem.0"][samples]},
         )
-        total = objective(part, result, task_loss=task_loss).total * part.weights.sum() / mass
-        leaves = [response.outputs["logits"], response.taps["body"]]
+        total = (
+            objective(part, result, task_loss=task_loss).total * part.primary.weights.sum() / mass
+        )
+        leaves = [response.primary.values, response.taps["body"]]
         for sum_, gradient in zip(summed, torch.autograd.grad(total, leaves), strict=True):
             sum_ += gradient
     for sum_, gradient in zip(summed, whole, strict=True):
@@ -118,9 +118,9 @@ def test_masked_units_get_no_gradient_and_an_empty_batch_gives_zero(pair):
     objective = Objective([*methods.hinton(), hint()])
     objective.connect(response, answer)
     logits, features = gradients(objective, response, answer)
-    assert not logits[response.weights == 0].any()
+    assert not logits[response.primary.weights == 0].any()
     assert features.abs().sum(dim=(1, 2, 3)).all()
-    nothing = replace(response, weights=torch.zeros(6))
+    nothing = with_output(response, weights=torch.zeros(6))
     total = objective(nothing, answer, task_loss=task_loss).total
     assert total.item() == 0
     assert not any(gradient.any() for gradient in gradients(objective, nothing, answer))
@@ -132,28 +132,28 @@ def batch_coupled(student, teacher):
 
 def test_scalars_are_taken_as_they_are_over_what_counts(pair):
     response, answer = pair
-    counts = response.weights > 0
+    counts = response.primary.weights > 0
     objective = Objective([Term(batch_coupled, weight=2.0)])
-    expected = 2 * batch_coupled(response.outputs["logits"][counts], answer.targets.logits[counts])
+    expected = 2 * batch_coupled(response.primary.values[counts], answer.logits[counts])
     for _ in range(2):  # the second time it is known beforehand that the answer is a scalar
         torch.testing.assert_close(objective(response, answer).total, expected)
-    everything = replace(response, weights=torch.ones(6))
-    expected = 2 * batch_coupled(response.outputs["logits"], answer.targets.logits)
+    everything = with_output(response, weights=torch.ones(6))
+    expected = 2 * batch_coupled(response.primary.values, answer.logits)
     torch.testing.assert_close(objective(everything, answer).total, expected)
 
 
 def test_scalars_of_a_batch_without_weight_are_zero(pair):
     response, answer = pair
     objective = Objective([Term(batch_coupled)])
-    total = objective(replace(response, weights=torch.zeros(6)), answer).total
+    total = objective(with_output(response, weights=torch.zeros(6)), answer).total
     assert total.item() == 0
     total.backward()
-    assert not response.outputs["logits"].grad.any()
+    assert not response.primary.values.grad.any()
 
 
 def test_a_scalar_over_features_leaves_out_whole_samples(pair):
     response, answer = pair
-    quiet = replace(response, weights=torch.tensor([1.0, 0, 0, 0, 0, 2.0]))
+    quiet = with_output(response, weights=torch.tensor([1.0, 0, 0, 0, 0, 2.0]))
     term = Term(batch_coupled, student="body", teacher="stem.0", connector="none")
     kept = torch.tensor([0, 2])
     expected = batch_coupled(response.taps["body"][kept], answer.taps["stem.0"][kept])
@@ -169,13 +169,13 @@ def test_a_loss_gets_what_it_names_from_the_batch(pair):
         return student.sum(1)
 
     Objective([Term(curious)])(response, answer)
-    assert seen == {"labels": response.labels, "index": None, "mask": None}
+    assert seen == {"labels": response.primary.labels, "index": None, "mask": None}
 
     def content(student, teacher, *, labels=None, mask=None):
         seen.update(labels=labels, mask=mask)
         return student.sum(1)
 
-    padded = SimpleNamespace(**vars(response), mask=torch.ones(3, 2).bool())
+    padded = replace(response, mask=torch.ones(3, 2).bool())
     Objective([Term(content)])(padded, answer)
     assert seen["mask"] is padded.mask
     assert seen["labels"] is None  # it can do without
@@ -217,9 +217,9 @@ def test_a_loss_over_hidden_states_weighs_units_itself(pair):
     response, answer = pair
     head = nn.Linear(7, 4)
     hidden = torch.randn(6, 7, requires_grad=True)
-    large = SimpleNamespace(**vars(response) | {"outputs": {}}, hidden=hidden, head=head)
+    large = with_output(response, values=None, hidden=hidden, head=head)
     result = Objective([Term("fused_divergence", temperature=2.0)])(large, answer).total
-    small = replace(response, outputs={"logits": head(hidden)})
+    small = with_output(response, values=head(hidden))
     plain = Objective([Term("divergence", temperature=2.0)])(small, answer).total
     torch.testing.assert_close(result, plain)
     torch.testing.assert_close(
@@ -249,7 +249,7 @@ def test_a_loss_over_several_layers_gets_all_of_them(pair):
 
 def test_weights_and_temperatures_differ_per_element(pair):
     response, answer = pair
-    logits, teacher = response.outputs["logits"], answer.targets.logits
+    logits, teacher = response.primary.values, answer.logits
     term = Term(
         "soft_target_kl",
         weight={"teacher_confidence": {"low": 0.0, "high": 1.0}},
@@ -263,10 +263,10 @@ def test_weights_and_temperatures_differ_per_element(pair):
             for n, t in enumerate(temperature.tolist())
         ]
     )
-    weights = response.weights * teacher.softmax(1).amax(1)
-    torch.testing.assert_close(result, (weights * each).sum() / response.weights.sum())
+    weights = response.primary.weights * teacher.softmax(1).amax(1)
+    torch.testing.assert_close(result, (weights * each).sum() / response.primary.weights.sum())
     divergence = Term("divergence", temperature={"logit_spread": {"scale": 2.0}})
-    expected = (response.weights * each).sum() / response.weights.sum()
+    expected = (response.primary.weights * each).sum() / response.primary.weights.sum()
     torch.testing.assert_close(Objective([divergence])(response, answer).total, expected)
 
 
@@ -293,8 +293,10 @@ def test_rare_classes_can_weigh_more(pair):
     objective.connect(response, None, TrainingSet(100, (70, 20, 9, 1)))
     by_class = torch.tensor([(1 - 0.99) / (1 - 0.99**n) for n in (70, 20, 9, 1)])
     by_class *= 100 / (by_class * torch.tensor([70, 20, 9, 1])).sum()
-    w = response.weights
-    expected = (w * by_class[response.labels] * task_loss(response)).sum() / w.sum()
+    w = response.primary.weights
+    expected = (
+        w * by_class[response.primary.labels] * task_loss(response)["logits"]
+    ).sum() / w.sum()
     torch.testing.assert_close(objective(response, None, task_loss=task_loss).total, expected)
 
 
@@ -379,11 +381,11 @@ def test_the_second_argument_follows_from_its_name(pair):
         return student.sum(1)
 
     Objective([Term(on_labels), Term(on_targets), Term(on_teacher)])(response, answer)
-    assert seen["labels"] is response.labels
-    assert seen["targets"] is answer.targets
-    assert seen["teacher"] is answer.targets.logits
+    assert seen["labels"] is response.primary.labels
+    assert seen["targets"] is answer.primary
+    assert seen["teacher"] is answer.logits
     Objective([Term(on_teacher, teacher="labels")])(response, None)
-    assert seen["teacher"] is response.labels
+    assert seen["teacher"] is response.primary.labels
 
 
 def test_names_are_unique_and_taps_are_listed(pair):
@@ -606,7 +608,7 @@ def test_python_forms_are_checked_too():
 
 def None_response():  # noqa: N802
     one = torch.ones(1)
-    return Response({"logits": one}, one.long(), one, torch.zeros(1, dtype=torch.long))
+    return respond(one, one.long(), one, torch.zeros(1, dtype=torch.long))
 
 
 def test_methods_are_terms():

@@ -13,7 +13,7 @@ class HalfWeighted(ImageClassification):
     """A task in which samples with an odd index have weight 0, as padding has."""
 
     def weights(self, batch):
-        return (batch["index"] % 2 == 0).float()
+        return {"logits": (batch["index"] % 2 == 0).float()}
 
 
 def test_elements_of_weight_zero_are_excluded():

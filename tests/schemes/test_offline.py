@@ -119,4 +119,4 @@ def test_a_bare_module_as_teacher_is_refused_with_the_fix():
 
 
 def test_mass_is_the_number_of_samples():
-    assert offline(methods.label_only()).total_weight(BATCH) == 8
+    assert offline(methods.label_only()).total_weights(BATCH) == {"logits": 8}

@@ -61,7 +61,9 @@ def test_a_teacher_of_ones_own_may_return_its_features_by_itself():
         fingerprint = "own"
 
         def answer(self, batch):
-            return Answer(DenseTargets(torch.zeros(8, 3)), {"0.1": torch.ones(8, 5, 2, 2)})
+            return Answer(
+                {"logits": DenseTargets(torch.zeros(8, 3))}, {"0.1": torch.ones(8, 5, 2, 2)}
+            )
 
     assert offline(teacher=Own()).step(batch(), 0.0).total.isfinite()
 

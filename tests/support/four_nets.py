@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.compress.method import CalibrationContext
-from limbeck.tasks import TASKS, Task
+from limbeck.tasks import TASKS, Task, mean_loss
 
 CLASSES = ("a", "b", "c", "d")
 SAMPLES = 32
@@ -116,7 +116,7 @@ class Subject:
         return CalibrationContext(
             batches=batches,
             forward=lambda model, batch: self.task.outputs(model, batch)["logits"],
-            loss=lambda model, batch: self.task.loss(self.task.respond(model, batch)).mean(),
+            loss=lambda model, batch: mean_loss(self.task, self.task.respond(model, batch)),
             validate=accuracy,
             seed=0,
         )

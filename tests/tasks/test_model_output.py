@@ -78,7 +78,7 @@ def test_auxiliary_heads_train_with_a_weight_of_three_tenths() -> None:
     cross_entropy = nn.CrossEntropyLoss(reduction="none")
     logits, aux = net(batch["image"])
     expected = cross_entropy(logits, batch["labels"]) + 0.3 * cross_entropy(aux, batch["labels"])
-    torch.testing.assert_close(TASK.loss(response), expected)
+    torch.testing.assert_close(TASK.loss(response)["logits"], expected)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_two_heads_in_training_and_their_mean_in_evaluation(tmp_path: Path) -> N
     check_modes(_two_heads(tmp_path, output=0, mean=False)[0], TASK, batch)
     model, text = _two_heads(tmp_path, output="mean")
     check_modes(model, TASK, batch)
-    TASK.loss(TASK.respond(model.train(), batch)).mean().backward()
+    TASK.loss(TASK.respond(model.train(), batch))["logits"].mean().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     scope: dict[str, Any] = {}
     exec(text, scope)
@@ -216,9 +216,9 @@ def test_models_of_the_libraries(
     batch = _batch(size)
     check_modes(model, TASK, batch)
     response = TASK.respond(model.train(), batch)
-    assert response.outputs["logits"].shape == (3, 3)
-    assert len(response.auxiliary) == heads
-    TASK.loss(response).mean().backward()
+    assert response.primary.values.shape == (3, 3)
+    assert len(response.primary.auxiliary) == heads
+    TASK.loss(response)["logits"].mean().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
@@ -243,4 +243,4 @@ def test_a_model_of_texts_without_a_mask_or_with_other_names() -> None:
         "attention_mask": torch.ones(2, 4),
         "labels": torch.tensor([0, 1]),
     }
-    assert task.respond(Plain(), batch).outputs["logits"].shape == (2, 3)
+    assert task.respond(Plain(), batch).primary.values.shape == (2, 3)

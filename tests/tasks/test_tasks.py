@@ -66,32 +66,32 @@ def example(request):
 def test_a_response_has_one_row_per_element(example):
     task, model, batch = example
     response = task.respond(model, batch)
-    elements = len(response.labels)
-    assert response.outputs["logits"].shape == (elements, 3)
-    assert response.weights.shape == response.sample_of.shape == (elements,)
-    assert torch.equal(response.weights, task.weights(batch))
-    assert task.loss(response).shape == (elements,)
+    elements = len(response.primary.labels)
+    assert response.primary.values.shape == (elements, 3)
+    assert response.primary.weights.shape == response.primary.sample_of.shape == (elements,)
+    assert torch.equal(response.primary.weights, task.weights(batch)["logits"])
+    assert task.loss(response)["logits"].shape == (elements,)
     assert task.name in EXAMPLES
     assert set(task.inputs) <= set(batch)
     assert response.taps == {}
-    assert torch.equal(task.outputs(model, batch)["logits"], response.outputs["logits"])
+    assert torch.equal(task.outputs(model, batch)["logits"], response.primary.values)
 
 
 def test_the_loss_is_cross_entropy_with_the_labels(example):
     task, model, batch = example
     response = task.respond(model, batch)
-    expected = F.cross_entropy(response.outputs["logits"], batch["labels"], reduction="none")
-    torch.testing.assert_close(task.loss(response), expected)
+    expected = F.cross_entropy(response.primary.values, batch["labels"], reduction="none")
+    torch.testing.assert_close(task.loss(response)["logits"], expected)
 
 
 def test_elements_are_samples_in_order(example):
     task, model, batch = example
     whole = task.respond(model, batch)
-    assert whole.sample_of.tolist() == [0, 1, 2, 3]
+    assert whole.primary.sample_of.tolist() == [0, 1, 2, 3]
     for row in range(4):
         alone = task.respond(model, {name: tensor[row : row + 1] for name, tensor in batch.items()})
         torch.testing.assert_close(
-            alone.outputs["logits"][0], whole.outputs["logits"][row], rtol=1e-5, atol=1e-6
+            alone.primary.values[0], whole.primary.values[row], rtol=1e-5, atol=1e-6
         )
 
 
@@ -100,7 +100,7 @@ def test_taps_come_with_the_response(example):
     path = next(name for name, module in model.named_modules() if isinstance(module, nn.Linear))
     with Taps(model, [path]) as taps:
         response = task.respond(model, batch, taps)
-    assert torch.equal(response.taps[path], response.outputs["logits"])
+    assert torch.equal(response.taps[path], response.primary.values)
 
 
 def test_the_first_metric_is_accuracy_over_all_samples(example):
@@ -115,7 +115,7 @@ def test_the_first_metric_is_accuracy_over_all_samples(example):
 def test_a_text_model_may_return_a_bare_tensor():
     _, batch = EXAMPLES["text_classification"]
     task = TASKS.load("text_classification")(classes=("a", "b", "c"))
-    assert task.respond(Words(bare=True), batch).outputs["logits"].shape == (4, 3)
+    assert task.respond(Words(bare=True), batch).primary.values.shape == (4, 3)
 
 
 def test_a_batch_that_lacks_a_tensor_is_refused_with_the_names(example):

@@ -19,7 +19,7 @@ class ConstantTeacher:
         self.logits, self.fingerprint = logits, name
 
     def answer(self, batch):
-        return Answer(DenseTargets(self.logits))
+        return Answer({"logits": DenseTargets(self.logits)})
 
 
 @pytest.mark.parametrize("members", [1, 2, 5])
@@ -29,7 +29,7 @@ def test_probabilities_are_averaged(members, scale):
     logits = draw.normal(size=(members, 7, 4)) * scale
     ensemble = EnsembleTeacher([ConstantTeacher(torch.from_numpy(one).float()) for one in logits])
     mean = special.softmax(logits, axis=-1).mean(0)
-    answer = ensemble.answer({}).targets.logits
+    answer = ensemble.answer({}).logits
     # A float32 of 1e4 has three digits behind the point, and no probability below 1e-45.
     rtol = 2e-3 if scale > 99 else 1e-5
     np.testing.assert_allclose(answer.softmax(-1).numpy(), mean, rtol=rtol, atol=1e-37)
@@ -42,7 +42,7 @@ def test_members_are_frozen_models(digits, task, net):
     for model in models:
         model.train()
     batch = digits.train.__getitems__(range(10))
-    answer = ensemble.answer(batch).targets.logits
+    answer = ensemble.answer(batch).logits
     mean = sum(model.eval()(batch["image"]).softmax(-1) for model in models) / 3
     torch.testing.assert_close(answer.softmax(-1), mean)
     assert not answer.requires_grad

@@ -18,7 +18,7 @@ def test_it_answers_in_evaluation_mode_whatever_a_caller_does(digits, task, net)
     teacher, batch = FrozenTeacher(model, task), digits.train.__getitems__(range(20))
     for mess in (model.train, model[2].train, lambda: model[1].train()):
         mess()
-        answer = teacher.answer(batch).targets.logits
+        answer = teacher.answer(batch).logits
         assert not any(module.training for module in model.modules())
         assert torch.equal(answer, expected(batch["image"]))
 
@@ -31,9 +31,9 @@ def test_no_gradient_and_no_change(digits, task, net):
     model.requires_grad_(True)
     for _ in range(3):
         answer = teacher.answer(digits.train.__getitems__(range(20)))
-        assert not answer.targets.logits.requires_grad
+        assert not answer.logits.requires_grad
         assert not answer.taps["0"].requires_grad
-        assert not answer.targets.logits.is_inference()
+        assert not answer.logits.is_inference()
         model.train()
     assert fingerprint.of_tensors(model.state_dict()) == before
 

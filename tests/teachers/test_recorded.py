@@ -11,6 +11,7 @@ from limbeck.data.spec import AugmentSpec, DataSpec
 from limbeck.errors import InputError, LimbeckError
 from limbeck.objective import Objective, methods
 from limbeck.schemes import Offline
+from limbeck.targets import DenseTargets, Layout
 from limbeck.teachers import CachedTeacher, FrozenTeacher
 from limbeck.training import Training, fit
 
@@ -29,13 +30,9 @@ def cached(digits, task, net, tmp_path):
             key=key_of(digits, teacher=frozen.fingerprint),
             rows=len(digits.train),
             views=digits.train.views,
-            classes=10,
+            layout=Layout.of({"logits": DenseTargets(torch.zeros(1, 10))}, samples=1),
         )
-
-        def run_teacher(batch):
-            return frozen.answer(batch).targets.logits
-
-        store.record(run_teacher, digits.train, batch_size=64)
+        store.record(lambda batch: frozen.answer(batch).targets, digits.train, batch_size=64)
         return CachedTeacher(store, fingerprint=frozen.fingerprint)
 
     return open_record, frozen, calls
@@ -49,10 +46,10 @@ def test_shuffled_and_augmented_batches_get_their_own_answer(digits, cached):
         digits.train.set_epoch(epoch)
         rows = torch.randperm(len(digits.train), generator=torch.Generator().manual_seed(epoch))
         batch = digits.train.__getitems__(rows[:40])
-        answer = recorded.answer(batch).targets.logits
-        torch.testing.assert_close(answer, frozen.answer(batch).targets.logits)
+        answer = recorded.answer(batch).logits
+        torch.testing.assert_close(answer, frozen.answer(batch).logits)
         digits.train.set_epoch(epoch + 1)
-        other = frozen.answer(digits.train.__getitems__(rows[:40])).targets.logits
+        other = frozen.answer(digits.train.__getitems__(rows[:40])).logits
         assert not torch.allclose(answer, other)
 
 
@@ -93,7 +90,7 @@ def test_augmentation_without_end_is_refused(digits, task, net, tmp_path, cached
     open_record, _, _ = cached
     recorded = open_record()
     endless.train.set_epoch(3)
-    with pytest.raises(LimbeckError, match="no logits for row 0 in view 3"):
+    with pytest.raises(LimbeckError, match="no targets for row 0 in view 3"):
         recorded.answer(endless.train.__getitems__([0]))
 
 

@@ -5,7 +5,6 @@ Of its own file, so that other processes can run it too; it needs no data set.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from limbeck.objective import Objective, Term, methods
 from limbeck.schemes import Offline
-from limbeck.tasks import Batch, Response
+from limbeck.tasks import Batch
 from limbeck.tasks.image_classification import ImageClassification
 from limbeck.teachers import FrozenTeacher
 from limbeck.training import History, Training, checkpoint, fit
@@ -50,11 +49,8 @@ class Images:
 class Weighed(ImageClassification):
     """Images with different weights."""
 
-    def weights(self, batch: Batch) -> Tensor:
-        return batch["weight"]
-
-    def respond(self, model: nn.Module, batch: Batch, taps: Any = None) -> Response:
-        return dataclasses.replace(super().respond(model, batch, taps), weights=batch["weight"])
+    def weights(self, batch: Batch) -> dict[str, Tensor]:
+        return {"logits": batch["weight"]}
 
 
 def net(width: int = 4, dropout: float = 0.2, norm: bool = True) -> nn.Module:

@@ -1,11 +1,11 @@
-"""Teacher output cache: the logits of a frozen teacher, looked up by row and view.
+"""Teacher output cache: the soft targets of a frozen teacher, looked up by row and view.
 
-A cache is a folder: `logits.bin`, raw numbers `[views * rows, classes]`; `progress.json` during
-writing; and `manifest.json`, written last, with the key, the name of the logits file and its hash.
-A folder without a manifest is incomplete: writing resumes, or restarts if the key or the batches
-differ.
+A cache is a folder: `targets.bin`, one record of all outputs per row and view; `progress.json`
+during writing; and `manifest.json`, written last, with the key, the name of the targets file and
+its hash. A folder without a manifest is incomplete: writing resumes, or restarts if the key or the
+batches differ.
 
-Several processes may write at once. Each locks its own file, `logits.bin`, `logits.1.bin` and so
+Several processes may write at once. Each locks its own file, `targets.bin`, `targets.1.bin` and so
 on, so that none waits for a paused one; the manifest names the file that was complete first, and
 the others are removed.
 """
@@ -16,11 +16,11 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from limbeck.core import files, fingerprint
 from limbeck.errors import InputError, LimbeckError, Problem
+from limbeck.targets import Layout, Targets
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -39,32 +40,12 @@ if TYPE_CHECKING:
     from limbeck.data.split import Batch, Split
 
 
-MANIFEST, VERSION = "manifest.json", 1
+MANIFEST, VERSION = "manifest.json", 2
 WRITERS = 64
 """The largest number of processes that record into one cache at once."""
 
 # Each progress write waits for the disk; a kill loses at most this many rows.
 PROGRESS_EVERY = 8192
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The shape and dtype of the cached logits."""
-
-    rows: int
-    views: int
-    classes: int
-    dtype: Literal["float32", "float16"]
-
-    @property
-    def bytes_each(self) -> int:
-        """Return the number of bytes per output."""
-        return self.classes * np.dtype(self.dtype).itemsize
-
-    @property
-    def bytes(self) -> int:
-        """Return the number of bytes of the logits file."""
-        return self.rows * self.views * self.bytes_each
 
 
 def key_of(data: Data, *, teacher: str) -> dict[str, Any]:
@@ -93,9 +74,9 @@ def key_of(data: Data, *, teacher: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Draft:
-    """The files of one writing process: logits, and the number of outputs on disk."""
+    """The files of one writing process: targets, and the number of records on disk."""
 
-    logits: Path
+    targets: Path
     progress: Path
     lock: Path
 
@@ -103,56 +84,50 @@ class _Draft:
     def numbered(cls, folder: Path, number: int) -> _Draft:
         """Return the files of a writer; the first has no number in its names."""
         part = f".{number}" if number else ""
-        names = (f"logits{part}.bin", f"progress{part}.json", f".lock{part}")
+        names = (f"targets{part}.bin", f"progress{part}.json", f".lock{part}")
         return cls(*(folder / name for name in names))
 
     def remove(self) -> None:
-        self.logits.unlink(missing_ok=True)
+        self.targets.unlink(missing_ok=True)
         self.progress.unlink(missing_ok=True)
 
 
 class TeacherCache:
-    """A cache of teacher logits in a folder.
+    """A cache of a teacher's soft targets in a folder.
 
     Args:
         folder: The folder of the cache.
         key: The cache key, as plain data; see `key_of`.
         rows: The number of rows in the split.
         views: The number of variants per row.
-        classes: The number of logits per row.
-        dtype: The stored dtype; `float16` halves the file, at three digits.
+        layout: The layout of the targets, read from those of any batch.
 
     Raises:
-        InputError: The folder holds outputs under another key, or the logits file is truncated or
-            modified.
+        InputError: The folder holds targets under another key or in another layout, or its file is
+            truncated or modified.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        key: dict[str, Any],
-        rows: int,
-        views: int,
-        classes: int,
-        dtype: Literal["float32", "float16"] = "float32",
+        self, folder: Path, *, key: dict[str, Any], rows: int, views: int, layout: Layout
     ) -> None:
         self.folder = folder
-        self.shape = Shape(rows, views, classes, dtype)
+        self.rows, self.views, self.layout = rows, views, layout
+        size = {"rows": rows, "views": views, "dtype": layout.precision, "targets": layout.plain()}
         # Through JSON and back, as it is read: tuples become lists.
-        self._key = json.loads(json.dumps({**key, **asdict(self.shape), "version": VERSION}))
-        self._logits: NDArray[np.floating] | None = None
+        self._key = json.loads(json.dumps({**key, **size, "version": VERSION}))
+        self._record_bytes = layout.dtype.itemsize
+        self._records: NDArray[np.void] | None = None
         self._open()
 
     @property
     def complete(self) -> bool:
-        """Return whether every output is cached, by this or another process."""
-        if self._logits is None:
+        """Return whether all targets are cached, by this or another process."""
+        if self._records is None:
             self._open()
-        return self._logits is not None
+        return self._records is not None
 
-    def lookup(self, index: Tensor, view: Tensor) -> Tensor:
-        """Return the logits of some rows, float32 `[n, classes]`.
+    def lookup(self, index: Tensor, view: Tensor) -> dict[str, Targets]:
+        """Return the targets of some rows by output, float32.
 
         Args:
             index: The row indices, int64 `[n]`.
@@ -161,47 +136,46 @@ class TeacherCache:
         Raises:
             LimbeckError: The cache is incomplete, or holds no such row or view.
         """
-        if not self.complete or self._logits is None:
-            raise LimbeckError(f"{self.folder}: no logits are cached yet; call record first.")
+        if not self.complete or self._records is None:
+            raise LimbeckError(f"{self.folder}: no targets are cached yet; call record first.")
         rows, views = index.numpy(), view.numpy()
-        inside = (rows >= 0) & (rows < self.shape.rows) & (views >= 0) & (views < self.shape.views)
+        inside = (rows >= 0) & (rows < self.rows) & (views >= 0) & (views < self.views)
         if not inside.all():
             wrong = int(np.flatnonzero(~inside)[0])
             raise LimbeckError(
-                f"{self.folder}: no logits for row {rows[wrong]} in view {views[wrong]}; cached "
-                f"are {self.shape.rows} rows in {self.shape.views} views."
+                f"{self.folder}: no targets for row {rows[wrong]} in view {views[wrong]}; cached "
+                f"are {self.rows} rows in {self.views} views."
             )
-        logits = self._logits[views * self.shape.rows + rows]
-        return torch.from_numpy(logits.astype(np.float32, copy=False))
+        return self.layout.unpack(self._records[views * self.rows + rows])
 
     def record(
         self,
-        teacher: Callable[[Batch], Tensor],
+        teacher: Callable[[Batch], Mapping[str, Targets]],
         split: Split,
         *,
         batch_size: int,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
-        """Compute and store every output that is not cached yet.
+        """Compute and store all targets that are not cached yet.
 
         Safe against a kill at any moment; the next process resumes with the same batches. A
         complete cache is unchanged.
 
         Args:
-            teacher: Computes the logits `[n, classes]` of a batch.
+            teacher: Computes the targets of a batch, by output.
             split: The rows, with their augmentation.
             batch_size: The number of rows per teacher batch.
-            progress: Called with the number of outputs done and their total.
+            progress: Called with the number of records done and their total.
 
         Raises:
-            InputError: The numbers of rows or views of split and cache differ, or an output has
-                another shape or non-finite values.
+            InputError: The numbers of rows or views of split and cache differ, or targets have
+                another layout or non-finite values.
             WriteError: The disk is full, or the folder cannot be written to.
         """
         if self.complete:
             return
-        if (len(split), split.views) != (self.shape.rows, self.shape.views):
-            allowed = f"{self.shape.rows} rows in {self.shape.views} views"
+        if (len(split), split.views) != (self.rows, self.views):
+            allowed = f"{self.rows} rows in {self.views} views"
             raise InputError(Problem("split", f"{len(split)} rows in {split.views} views", allowed))
         epoch = split.epoch
         with self._draft() as draft:
@@ -209,8 +183,8 @@ class TeacherCache:
                 return
             done = self._done(draft, batch_size)
             with self._write_errors(draft):
-                file = draft.logits.open("r+b" if done else "w+b")
-                file.truncate(done * self.shape.bytes_each)
+                file = draft.targets.open("r+b" if done else "w+b")
+                file.truncate(done * self._record_bytes)
                 file.seek(0, os.SEEK_END)
             try:
                 with file:
@@ -247,17 +221,17 @@ class TeacherCache:
         file.seek(0)
         digest = hashlib.file_digest(cast("BufferedReader", file), "sha256").hexdigest()
         with self._write_errors(draft):
-            path, opened = draft.logits, os.fstat(file.fileno())
+            path, opened = draft.targets, os.fstat(file.fileno())
             if not (path.exists() and os.path.samestat(path.stat(), opened)):
                 raise OSError(f"the folder was removed while process {os.getpid()} wrote to it")
-        manifest = {"key": self._key, "sha256": digest, "file": draft.logits.name}
+        manifest = {"key": self._key, "sha256": digest, "file": draft.targets.name}
         if not _create_json(self.folder / MANIFEST, manifest):
             draft.remove()
             return
         draft.progress.unlink(missing_ok=True)
         for number in range(WRITERS):
             other = _Draft.numbered(self.folder, number)
-            if other != draft and other.logits.exists():
+            if other != draft and other.targets.exists():
                 # Those of dead processes; a living one holds its lock and removes its own.
                 with suppress(Timeout, OSError), FileLock(other.lock, timeout=0):
                     other.remove()
@@ -265,7 +239,7 @@ class TeacherCache:
 
     def _write(
         self,
-        teacher: Callable[[Batch], Tensor],
+        teacher: Callable[[Batch], Mapping[str, Targets]],
         split: Split,
         batch_size: int,
         progress: Callable[[int, int], None],
@@ -273,12 +247,12 @@ class TeacherCache:
         file: BinaryIO,
         done: int,
     ) -> None:
-        rows, total, saved = self.shape.rows, self.shape.rows * self.shape.views, done
+        rows, total, saved = self.rows, self.rows * self.views, done
         while done < total:
             view, start = divmod(done, rows)
             split.set_epoch(view)
             batch = split.__getitems__(torch.arange(start, min(start + batch_size, rows)))
-            content = self._checked(teacher(batch), batch).tobytes()
+            content = self._packed(teacher(batch), batch).tobytes()
             with self._write_errors(draft):
                 file.write(content)
             done += len(batch["index"])
@@ -297,9 +271,9 @@ class TeacherCache:
         try:
             yield
         except OSError as error:
-            reason, size = error.strerror or error, self.shape.bytes / 2**20
+            reason, size = error.strerror or error, self._bytes / 2**20
             raise files.WriteError(
-                f"{draft.logits}: could not be written ({reason}). It needs {size:.0f} MiB; free "
+                f"{draft.targets}: could not be written ({reason}). It needs {size:.0f} MiB; free "
                 "some space and run again: the run resumes from there."
             ) from error
 
@@ -309,33 +283,34 @@ class TeacherCache:
             noted = json.loads(draft.progress.read_text(encoding="utf-8"))
             done = int(noted["done"])
             same = noted["key"] == self._key and noted["batch_size"] == batch_size
-            whole = 0 <= done * self.shape.bytes_each <= draft.logits.stat().st_size
+            whole = 0 <= done * self._record_bytes <= draft.targets.stat().st_size
         except (OSError, ValueError, TypeError, KeyError):
             return 0  # missing or corrupt
         return done if same and whole else 0
 
-    def _checked(self, logits: Tensor, batch: Batch) -> NDArray[np.floating]:
-        shape = (len(batch["index"]), self.shape.classes)
-        if tuple(logits.shape) != shape:
-            given = f"logits of shape {tuple(logits.shape)}"
-            raise InputError(Problem("teacher", given, f"shape {shape}"))
-        # Numbers too large for float16 become infinite, and raise below.
-        with np.errstate(over="ignore"):
-            kept = logits.detach().cpu().to(torch.float32).numpy().astype(self.shape.dtype)
-        if not np.isfinite(kept).all():
-            first = int(np.flatnonzero(~np.isfinite(kept).all(axis=1))[0])
-            given = f"NaN or infinity for row {int(batch['index'][first])}"
-            raise InputError(Problem("teacher", given, f"numbers that {self.shape.dtype} holds"))
-        return kept
+    @property
+    def _bytes(self) -> int:
+        return self.rows * self.views * self._record_bytes
+
+    def _packed(self, targets: Mapping[str, Targets], batch: Batch) -> NDArray[np.void]:
+        try:
+            return self.layout.pack(targets, samples=len(batch["index"]))
+        except InputError as error:
+            first, last = int(batch["index"][0]), int(batch["index"][-1])
+            problems = [
+                replace(one, where=f"{one.where} (rows {first} to {last})")
+                for one in error.problems
+            ]
+            raise InputError(*problems) from error
 
     def _open(self) -> None:
-        """Check and memory-map the logits, if there is a manifest."""
+        """Check and memory-map the targets, if there is a manifest."""
         path = self.folder / MANIFEST
-        fix = f"Delete {self.folder} to compute the teacher's logits again."
+        fix = f"Delete {self.folder} to compute the teacher's targets again."
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             key, digest = dict(manifest["key"]), manifest["sha256"]
-            path = self.folder / Path(manifest.get("file", "logits.bin")).name
+            path = self.folder / Path(manifest.get("file", "targets.bin")).name
         except (FileNotFoundError, NotADirectoryError):
             return
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -344,13 +319,13 @@ class TeacherCache:
             raise InputError(problem) from error
         self._check_key(key)
         size = path.stat().st_size if path.is_file() else 0
-        if size != self.shape.bytes:
-            raise InputError(Problem(str(path), f"{size} bytes", f"{self.shape.bytes} bytes", fix))
+        if size != self._bytes:
+            raise InputError(Problem(str(path), f"{size} bytes", f"{self._bytes} bytes", fix))
         if fingerprint.of_file(path) != digest:
             raise InputError(Problem(str(path), "modified bytes", "the bytes as written", fix))
-        shape = (self.shape.rows * self.shape.views, self.shape.classes)
+        shape = (self.rows * self.views,)
         # A plain array over the mapping: indexing np.memmap itself costs ten times as much.
-        self._logits = np.asarray(np.memmap(path, dtype=self.shape.dtype, mode="r", shape=shape))
+        self._records = np.asarray(np.memmap(path, self.layout.dtype, mode="r", shape=shape))
 
     def _check_key(self, stored: dict[str, Any]) -> None:
         fix = f"Record to another folder, or delete {self.folder}."

@@ -18,11 +18,11 @@ from limbeck.losses._inputs import check_label_range
 from limbeck.losses._kinds import MINIMUM_LOGIT, DivergenceConfig, closed_form
 from limbeck.losses._sparse import sampled_rows, top_k_rows
 from limbeck.targets import (
+    CategoricalTargets,
     DenseTargets,
     HeadTargets,
     Rows,
     SampledTargets,
-    Targets,
     TopKTargets,
     softcap_,
 )
@@ -36,7 +36,7 @@ _SLAB = 2**14  # the number of classes per accumulation step in higher precision
 class FusedArguments:
     """The arguments of a fused divergence besides the student; see `fused_divergence`."""
 
-    targets: Targets
+    targets: CategoricalTargets
     config: DivergenceConfig
     labels: Tensor | None
     label_weight: float
@@ -139,7 +139,7 @@ def _rows(logits: Tensor, arguments: FusedArguments, grad: bool) -> tuple[Tensor
 
 
 def _divergence(
-    logits: Tensor, targets: Targets, config: DivergenceConfig, grad: bool
+    logits: Tensor, targets: CategoricalTargets, config: DivergenceConfig, grad: bool
 ) -> tuple[Tensor, Tensor | None]:
     if isinstance(targets, TopKTargets):
         return top_k_rows(logits[:, : targets.classes], targets, config, grad=grad)

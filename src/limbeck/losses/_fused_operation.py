@@ -20,7 +20,14 @@ from torch.autograd import forward_ad
 from limbeck.errors import InputError, Problem
 from limbeck.losses._fused import FusedArguments, Head, Reduction, autocast_dtype, fused_value
 from limbeck.losses._kinds import DivergenceConfig, Kind
-from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Tail, Targets, TopKTargets
+from limbeck.targets import (
+    CategoricalTargets,
+    DenseTargets,
+    HeadTargets,
+    SampledTargets,
+    Tail,
+    TopKTargets,
+)
 
 
 def fused(hidden: Tensor, weight: Tensor, bias: Tensor | None, arguments: FusedArguments) -> Tensor:
@@ -58,7 +65,7 @@ def _wanted(*sides: Tensor | None) -> list[bool]:
     return [enabled and side is not None and side.requires_grad for side in sides]
 
 
-def _target_tensors(targets: Targets) -> list[Tensor]:
+def _target_tensors(targets: CategoricalTargets) -> list[Tensor]:
     """Return the tensors of the teacher's targets; only the last may be None."""
     parts: tuple[Tensor | None, ...]
     if isinstance(targets, DenseTargets):
@@ -79,7 +86,7 @@ def _rebuild_targets(
     tail: str,
     softcap: float | None,
     temperature: float,
-) -> Targets:
+) -> CategoricalTargets:
     if form == "DenseTargets":
         return DenseTargets(*parts)
     first, second, *rest = parts

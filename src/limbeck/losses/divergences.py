@@ -39,14 +39,14 @@ from limbeck.losses._kinds import (
 )
 from limbeck.losses._sparse import sampled, top_k
 from limbeck.losses._types import Labels, Logits, PerElement, Scalar
-from limbeck.targets import DenseTargets, SampledTargets, Targets, TopKTargets
+from limbeck.targets import CategoricalTargets, DenseTargets, SampledTargets, TopKTargets
 
 Temperatures: TypeAlias = Annotated[Sequence[PositiveFloat], Field(min_length=1)]
 
 
 def divergence(
     student: Float[Tensor, "elements student_classes"],
-    targets: Targets,
+    targets: CategoricalTargets,
     *,
     kind: Kind = "forward_kl",
     temperature: PositiveFloat,

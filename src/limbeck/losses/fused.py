@@ -20,13 +20,13 @@ from limbeck.losses._fused_operation import fused
 from limbeck.losses._inputs import check_labels, check_targets
 from limbeck.losses._kinds import DivergenceConfig, Kind, Mixture
 from limbeck.losses._types import Labels, Scalar
-from limbeck.targets import Targets, head_problems
+from limbeck.targets import CategoricalTargets, head_problems
 
 
 def fused_divergence(
     hidden: Float[Tensor, "elements features"],
     weight: Float[Tensor, "classes features"],
-    targets: Targets,
+    targets: CategoricalTargets,
     *,
     kind: Kind = "forward_kl",
     temperature: PositiveFloat,

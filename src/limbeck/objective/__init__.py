@@ -5,14 +5,12 @@ Losses return one unweighted value per element; only the `Objective` weights, ma
 
 from limbeck.objective.checks import TermGradient
 from limbeck.objective.objective import Objective
-from limbeck.objective.result import Losses, StudentOutput, TeacherOutput, TermLoss, TrainingSet
+from limbeck.objective.result import Losses, TermLoss, TrainingSet
 from limbeck.objective.terms import Term
 
 __all__ = [
     "Losses",
     "Objective",
-    "StudentOutput",
-    "TeacherOutput",
     "Term",
     "TermGradient",
     "TermLoss",

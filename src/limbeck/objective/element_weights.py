@@ -24,12 +24,12 @@ class ElementContext(NamedTuple):
 
     Attributes:
         teacher: The teacher's logits, `[elements, classes]`; None without a teacher.
-        labels: The labels, `[elements]`.
+        labels: The labels, `[elements]`; None without labels.
         class_counts: The number of training samples per class; None if unknown.
     """
 
     teacher: Tensor | None
-    labels: Tensor
+    labels: Tensor | None
     class_counts: tuple[int, ...] | None = None
 
     def logits(self, kind: str) -> Tensor:
@@ -42,6 +42,16 @@ class ElementContext(NamedTuple):
             allowed = "a teacher that gives all of its logits"
             raise InputError(Problem(kind, "no logits of a teacher", allowed))
         return self.teacher.detach().to(torch.promote_types(self.teacher.dtype, torch.float32))
+
+    def known_labels(self, kind: str) -> Tensor:
+        """Return the labels.
+
+        Raises:
+            InputError: There are no labels.
+        """
+        if self.labels is None:
+            raise InputError(Problem(kind, "a batch without labels", "labels, one per element"))
+        return self.labels
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ class TeacherCorrectness:
         """Compute one number per element."""
         logits = seen.logits("teacher_correctness")
         values = logits.new_tensor([self.wrong, self.right])
-        return values[(logits.argmax(-1) == seen.labels).long()]
+        return values[(logits.argmax(-1) == seen.known_labels("teacher_correctness")).long()]
 
 
 @dataclass(frozen=True)
@@ -189,7 +199,8 @@ class ClassBalanced:
         counts = torch.tensor(seen.class_counts, dtype=torch.float64)
         weights = (1 - self.beta) / (1 - self.beta ** counts.clamp_min(1))
         weights = weights * counts.sum() / (weights * counts).sum()
-        return weights.to(seen.labels.device, torch.float32)[seen.labels]
+        labels = seen.known_labels("class_balanced")
+        return weights.to(labels.device, torch.float32)[labels]
 
 
 PerElement: TypeAlias = (

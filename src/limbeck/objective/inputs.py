@@ -13,9 +13,9 @@ from limbeck.core.tensors import Features
 from limbeck.errors import InputError, Problem
 from limbeck.objective.element_weights import ElementContext, PerElement
 from limbeck.objective.resolve import ResolvedTerm
-from limbeck.objective.result import StudentOutput, TeacherOutput
 from limbeck.taps import is_pattern, select
-from limbeck.targets import DenseTargets, Targets
+from limbeck.targets import Answer, BernoulliTargets, DenseTargets, Targets, ValueTargets
+from limbeck.tasks import Output, Response
 
 if TYPE_CHECKING:
     from limbeck.objective.terms import Loss
@@ -25,90 +25,137 @@ Compared: TypeAlias = Features | Targets
 
 
 class TermInputs:
-    """The outputs for one batch, and the weights of its means."""
+    """The outputs for one batch, and the weights of its means.
+
+    Args:
+        response: The student's response.
+        answer: The teacher's answer; None if no term requires one.
+        class_counts: The number of training samples per class; None if unknown.
+        total_weights: The divisors of the means, by output; None for this batch's own.
+    """
 
     def __init__(
         self,
-        response: StudentOutput,
-        answer: TeacherOutput | None,
-        class_counts: tuple[int, ...] | None,
+        response: Response,
+        answer: Answer | None,
+        class_counts: tuple[int, ...] | None = None,
+        total_weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.response, self.answer = response, answer
-        self._class_counts = class_counts
-        weights = response.weights
-        # Each element's share of the mean; a batch without weight has shares of 0, not of 0 / 0.
-        self._units = weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
-        self._samples: dict[int, Tensor] = {}
+        self._class_counts, self._total_weights = class_counts, total_weights
+        self._shares: dict[tuple[str, int | None], Tensor] = {}
 
     def mean(self, value: Tensor, ready: ResolvedTerm) -> Tensor:
         """Average a term's values; a scalar is already an average."""
         if value.ndim == 0:
-            return value
-        shares = self._shares(ready)
+            return value if self._total_weights is None else value * self.part(ready.output)
+        return self._mean(value, self._rows(ready), ready)
+
+    def task_mean(self, values: Mapping[str, Tensor], ready: ResolvedTerm) -> Tensor:
+        """Average the task's loss over each output's elements, and sum over outputs."""
+        if ready.explicit_output:
+            values = {ready.output: values[ready.output]}
+        means = [
+            value * self.part(name)
+            if value.ndim == 0
+            else self._mean(value, self.share(name), ready, name)
+            for name, value in values.items()
+        ]
+        return means[0] if len(means) == 1 else torch.stack(means).sum()
+
+    def _mean(
+        self, value: Tensor, shares: Tensor, ready: ResolvedTerm, output: str | None = None
+    ) -> Tensor:
         if value.shape != shares.shape:
             expected = f"one value per element, {tuple(shares.shape)}"
             raise InputError(Problem(ready.name, tuple(value.shape), expected))
-        if ready.element_weight is not None:
-            shares = shares * self.per_element(ready.element_weight).to(shares.dtype)
+        if ready.element_weight is not None and output in (None, ready.output):
+            factor = self.per_element(ready.element_weight, ready.output)
+            shares = shares * factor.to(shares.dtype)
         if value.dtype != shares.dtype:
             return (value * shares).sum()
         return value.dot(shares)
+
+    def share(self, output: str) -> Tensor:
+        """Compute each element's share of an output's mean, `[elements]`.
+
+        Without any weight the shares are 0, not 0 / 0.
+        """
+        if (output, None) not in self._shares:
+            weights = self.output(output).weights
+            total = weights.sum() if self._total_weights is None else self._total_weights[output]
+            least = torch.finfo(weights.dtype).tiny
+            self._shares[output, None] = weights / total.to(weights.dtype).clamp_min(least)
+        return self._shares[output, None]
+
+    def part(self, output: str) -> Tensor:
+        """Compute the part of an output's mean that this batch contributes."""
+        return self.share(output).sum()
+
+    def output(self, name: str) -> Output:
+        """Return one of the student's outputs.
+
+        Raises:
+            InputError: The response has no such output.
+        """
+        if name not in self.response.outputs:
+            allowed = f"one of {', '.join(self.response.outputs)}"
+            raise InputError(Problem("output", name, allowed))
+        return self.response.outputs[name]
 
     def fused(self, ready: ResolvedTerm, loss: Loss, arguments: Mapping[str, Any]) -> Tensor:
         """Compute a loss over hidden states and a head, which weights elements itself.
 
         Raises:
-            InputError: The task has no hidden states and head.
+            InputError: The output has no hidden states and head.
         """
-        hidden = getattr(self.response, "hidden", None)
-        head = getattr(self.response, "head", None)
-        if hidden is None or head is None:
+        output = self.output(ready.output)
+        if output.hidden is None or output.head is None:
             allowed = "a task that gives hidden states and a head"
             fix = "Take divergence, on logits."
             raise InputError(Problem(ready.name, "logits only", allowed, fix))
         targets = teacher_of(ready, self.response, self.answer)
-        factor = 1.0 if ready.element_weight is None else self.per_element(ready.element_weight)
-        labels = self.response.labels if "label_weight" in arguments else None
+        shares = self.share(ready.output)
+        if ready.element_weight is not None:
+            shares = shares * self.per_element(ready.element_weight, ready.output)
         return loss(
-            hidden,
-            head.weight,
+            output.hidden,
+            output.head.weight,
             targets,
-            bias=head.bias,
-            labels=labels,
-            weights=self._units * factor,
+            bias=output.head.bias,
+            labels=output.labels if "label_weight" in arguments else None,
+            weights=shares,
             reduction="sum",
             **arguments,
         )
 
     def kept(self, ready: ResolvedTerm) -> Tensor | None:
         """Return the mask of rows with weight, `[rows]`; None if all have."""
-        counts = self._shares(ready) != 0
+        counts = self._rows(ready) != 0
         return None if bool(counts.all()) else counts
 
     def count(self, ready: ResolvedTerm) -> int:
         """Return the number of rows that a term compares."""
-        return len(self._shares(ready))
+        return len(self._rows(ready))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor that may be an argument of a term, by name."""
-        named: dict[str, object] = {
-            "labels": self.response.labels,
-            "weights": self.response.weights,
-        }
+        named: dict[str, object] = {}
+        for name, output in self.response.outputs.items():
+            parts = {"student": output.values, "labels": output.labels, "weights": output.weights}
+            named |= {f"{part} {name}": tensor for part, tensor in parts.items()}
         for side, given in (("student", self.response), ("teacher", self.answer)):
-            named |= {
-                f"{side} {path}": tensor for path, tensor in getattr(given, "taps", {}).items()
-            }
-        named |= {f"student {name}": tensor for name, tensor in self.response.outputs.items()}
-        if self.answer is not None:
-            named |= {f"teacher {name}": part for name, part in vars(self.answer.targets).items()}
+            taps = {} if given is None else given.taps
+            named |= {f"{side} {path}": tensor for path, tensor in taps.items()}
+        for name, targets in ({} if self.answer is None else self.answer.targets).items():
+            named |= {f"teacher {name} {part}": one for part, one in vars(targets).items()}
         return {name: part for name, part in named.items() if isinstance(part, Tensor)}
 
-    def per_element(self, number: PerElement) -> Tensor:
-        """Compute a per-element number for this batch."""
-        targets = None if self.answer is None else self.answer.targets
+    def per_element(self, number: PerElement, output: str) -> Tensor:
+        """Compute a per-element number of an output for this batch."""
+        targets = None if self.answer is None else self.answer.targets.get(output)
         logits = targets.logits if isinstance(targets, DenseTargets) else None
-        return number(ElementContext(logits, self.response.labels, self._class_counts))
+        return number(ElementContext(logits, self.output(output).labels, self._class_counts))
 
     def inputs(self, ready: ResolvedTerm) -> dict[str, Tensor]:
         """Return the batch's arguments for the loss or its connector.
@@ -119,10 +166,9 @@ class TermInputs:
         if not (ready.inputs or ready.joined):
             return {}
         given = {
-            "labels": self.response.labels,
-            # A user's own response may lack these.
-            "index": getattr(self.response, "index", None),
-            "mask": getattr(self.response, "mask", None),
+            "labels": self.output(ready.output).labels,
+            "index": self.response.index,
+            "mask": self.response.mask,
         }
         found = {name: tensor for name, tensor in given.items() if tensor is not None}
         missing = [name for name in ready.needed if name not in found]
@@ -131,16 +177,17 @@ class TermInputs:
             raise InputError(Problem(ready.name, f"a response without {missing[0]}", allowed))
         return found
 
-    def _shares(self, ready: ResolvedTerm) -> Tensor:
-        return self._per_sample(ready) if ready.student_is_tap else self._units
-
-    def _per_sample(self, ready: ResolvedTerm) -> Tensor:
+    def _rows(self, ready: ResolvedTerm) -> Tensor:
+        """Return the share of each row that a term compares: an element, or a feature's sample."""
+        if not ready.student:
+            return self.share(ready.output)
         [first, *_] = _named(ready.student[:1], self.response.taps)
         samples = self.response.taps[first].shape[0]
-        if samples not in self._samples:
-            nothing = self._units.new_zeros(samples)
-            self._samples[samples] = nothing.index_add(0, self.response.sample_of, self._units)
-        return self._samples[samples]
+        if (ready.output, samples) not in self._shares:
+            shares, output = self.share(ready.output), self.output(ready.output)
+            per_sample = shares.new_zeros(samples).index_add(0, output.sample_of, shares)
+            self._shares[ready.output, samples] = per_sample
+        return self._shares[ready.output, samples]
 
 
 def tempered(
@@ -183,29 +230,41 @@ def nothing(student: Features) -> Tensor:
     return nothing
 
 
-def student_of(ready: ResolvedTerm, response: StudentOutput) -> Features:
+def student_of(ready: ResolvedTerm, response: Response) -> Features:
     """Return the student's tensors for a term."""
-    from_model = response.taps if ready.student_is_tap else response.outputs
-    return _taken(ready, "student", ready.student, from_model)
+    if ready.student:
+        return _taken(ready, "student", ready.student, response.taps)
+    values = response.outputs[ready.output].values
+    if values is None:
+        fix = "Use fused_divergence, which computes logits a few rows at a time."
+        given = "hidden states and a head"
+        raise InputError(Problem(f"{ready.name}.output", given, "an output with values", fix))
+    return (values,) if ready.multi_layer else values
 
 
-def teacher_of(
-    ready: ResolvedTerm, response: StudentOutput, answer: TeacherOutput | None
-) -> Compared:
+def teacher_of(ready: ResolvedTerm, response: Response, answer: Answer | None) -> Compared:
     """Return the teacher's tensors for a term, or the labels."""
     if ready.source == "labels":
-        return response.labels
+        labels = response.outputs[ready.output].labels
+        if labels is None:
+            allowed = "labels, which the loss requires"
+            raise InputError(Problem(ready.name, "a batch without labels", allowed))
+        return labels
     if answer is None:
         raise InputError(Problem(ready.name, "no teacher", "a teacher, which this term requires"))
+    if ready.source == "tap":
+        return _taken(ready, "teacher", ready.teacher, answer.taps)
+    if ready.output not in answer.targets:
+        allowed = f"one of the teacher's outputs: {', '.join(answer.targets)}"
+        raise InputError(Problem(f"{ready.name}.output", ready.output, allowed))
+    targets = answer.targets[ready.output]
     if ready.source in ("targets", "head"):
-        return answer.targets
-    if ready.source == "logits":
-        if isinstance(answer.targets, DenseTargets):
-            return answer.targets.logits
-        fix = "Compare with divergence, which takes any form of answer."
-        given = type(answer.targets).__name__
-        raise InputError(Problem(ready.name, given, "all of the teacher's logits", fix))
-    return _taken(ready, "teacher", ready.teacher, answer.taps)
+        return targets
+    if isinstance(targets, DenseTargets | BernoulliTargets | ValueTargets):
+        return (targets.values,) if ready.multi_layer else targets.values
+    fix = "Compare with divergence, which takes any form of answer."
+    given = type(targets).__name__
+    raise InputError(Problem(ready.name, given, "all of the teacher's logits", fix))
 
 
 def _taken(

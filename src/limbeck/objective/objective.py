@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TypeVar, cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,15 @@ from limbeck.objective.inputs import (
     tempered,
 )
 from limbeck.objective.resolve import ResolvedTerm, resolve
-from limbeck.objective.result import Losses, StudentOutput, TeacherOutput, TermLoss, TrainingSet
+from limbeck.objective.result import Losses, TermLoss, TrainingSet
 from limbeck.objective.terms import Loss, Term, read
+from limbeck.targets import Answer, DenseTargets
+from limbeck.tasks import Output, Response
 
-R = TypeVar("R", bound=StudentOutput)
+TaskLoss: TypeAlias = Callable[[Response], Mapping[str, Tensor]]
+IGNORED = -100
+"""The label of elements without a label in torch and transformers."""
+
 _NO_NORMS: Mapping[str, Tensor] = MappingProxyType({})
 
 
@@ -52,7 +57,7 @@ class Objective:
 
     Args:
         terms: The terms, at least one.
-        outputs: The names of the task's outputs; any other name in a term is a module path.
+        outputs: The names of the task's outputs; the first is the default of a term.
         measure_every: The interval in optimiser steps of gradient norm measurements; 0 for none,
             unless a term's weight is `"auto"`.
 
@@ -65,21 +70,10 @@ class Objective:
         InputError: The message lists every problem of every term.
 
     Example:
-        >>> from types import SimpleNamespace
-        >>> from limbeck.targets import DenseTargets
-        >>> index, logits = torch.arange(2), torch.zeros(2, 2)
-        >>> response = SimpleNamespace(
-        ...     outputs={"logits": logits},
-        ...     labels=index,
-        ...     weights=torch.ones(2),
-        ...     sample_of=index,
-        ...     taps={},
-        ... )
-        >>> answer = SimpleNamespace(targets=DenseTargets(torch.eye(2)), taps={})
         >>> objective = Objective(
         ...     [Term("cross_entropy"), Term("soft_target_kl", temperature=4.0, weight=0.9)]
         ... )
-        >>> losses = objective(response, answer)
+        >>> losses = objective.compute(torch.zeros(2, 2), torch.eye(2), labels=torch.arange(2))
         >>> {name: round(term.raw.item(), 4) for name, term in losses.terms.items()}
         {'cross_entropy': 0.6931, 'soft_target_kl': 0.124}
     """
@@ -92,6 +86,7 @@ class Objective:
         measure_every: int = 0,
     ) -> None:
         self.terms = tuple(terms)
+        self._primary = outputs[0]
         self.connectors = nn.ModuleDict()
         self._class_counts: tuple[int, ...] | None = None
         if not self.terms:
@@ -158,7 +153,7 @@ class Objective:
     @functools.cached_property
     def student_taps(self) -> list[str]:
         """Return the paths of the student's modules that terms use."""
-        paths = [path for t in self._ready if t.student_is_tap for path in t.student]
+        paths = [path for t in self._ready for path in t.student]
         return list(dict.fromkeys(paths))
 
     @functools.cached_property
@@ -186,8 +181,8 @@ class Objective:
 
     def connect(
         self,
-        response: StudentOutput,
-        answer: TeacherOutput | None,
+        response: Response,
+        answer: Answer | None,
         training_set: TrainingSet | None = None,
     ) -> None:
         """Build the missing connectors from an example batch.
@@ -222,29 +217,33 @@ class Objective:
 
     def __call__(
         self,
-        response: R,
-        answer: TeacherOutput | None,
+        response: Response,
+        answer: Answer | None,
         *,
-        task_loss: Callable[[R], Tensor] | None = None,
+        task_loss: TaskLoss | None = None,
         progress: float = 0.0,
         parameters: Sequence[nn.Parameter] = (),
+        total_weights: Mapping[str, Tensor] | None = None,
     ) -> Losses:
         """Compute the losses of a student's output against a teacher's.
 
         Args:
             response: The student's output.
             answer: The teacher's output; None if no term requires a teacher.
-            task_loss: The task's own loss of a response, one value per element, for the term
-                `task`.
+            task_loss: The task's own loss of a response, one value per element of each output, for
+                the term `task`.
             progress: The finished share of the training, in [0, 1].
             parameters: The parameters for gradient norms, if measured.
+            total_weights: The divisors of the means, by output: the sums of the element weights of
+                all micro-batches of a step. The losses are then this batch's part of the step's
+                means, to be summed over its micro-batches. Default: this batch's own sums.
 
         Raises:
             InputError: An input of a term is missing, or a loss returns a wrong shape.
         """
         # First, since it activates the weights computed from the last step's gradients.
         measured = bool(parameters) and self.balance.is_due(progress)
-        batch = TermInputs(response, answer, self._class_counts)
+        batch = TermInputs(response, answer, self._class_counts, total_weights)
         of_response = None if task_loss is None else functools.partial(task_loss, response)
         terms: dict[str, TermLoss] = {}
         raws: dict[str, Tensor] = {}
@@ -257,17 +256,87 @@ class Objective:
             total = raw * weight if total is None else torch.add(total, raw, alpha=weight)
             terms[ready.name], raws[ready.name] = TermLoss(value, value * weight), raw
             if own is not None:
+                own = own if total_weights is None else own * batch.part(ready.output)
                 total = total + own
                 terms[f"{ready.name}_own"] = TermLoss(own.detach(), own.detach())
         norms = self._measured(raws, progress, parameters) if measured else _NO_NORMS
         return Losses(cast("Tensor", total), terms, norms)  # at least one term exists
 
+    def compute(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None = None,
+        labels: Tensor | None = None,
+        weights: Tensor | None = None,
+        *,
+        progress: float = 0.0,
+        parameters: Sequence[nn.Parameter] = (),
+        total_weight: Tensor | float | None = None,
+    ) -> Losses:
+        """Compute the losses of logits, for training loops that have tensors only.
+
+        Args:
+            student_logits: `[elements, classes]`, or `[samples, positions, classes]`.
+            teacher_logits: The same shape; None if no term requires a teacher.
+            labels: `[elements]`, or `[samples, positions]`. The label −100 excludes an element, as
+                in `torch.nn.functional.cross_entropy`.
+            weights: The weight per element, shaped as the labels; default 1.
+            progress: The finished share of the training, in [0, 1].
+            parameters: The parameters for gradient norms, if measured.
+            total_weight: The divisor of the means, such as the `num_items_in_batch` of transformers
+                for the micro-batches of a step; default the sum of the weights.
+
+        Raises:
+            InputError: An input of a term is missing, or shapes differ.
+
+        Example:
+            >>> objective = Objective([Term("soft_target_kl", temperature=2.0)])
+            >>> objective.compute(torch.zeros(3, 2), torch.zeros(3, 2)).total.item()
+            0.0
+        """
+        samples, classes = student_logits.shape[0], student_logits.shape[-1]
+        rows = student_logits.reshape(-1, classes)
+        sample_of = torch.arange(samples, device=rows.device)
+        per_element = rows.new_ones(len(rows)) if weights is None else weights.reshape(-1)
+        if labels is not None:
+            labels = labels.reshape(-1)
+            per_element = per_element * (labels != IGNORED)
+            labels = labels.clamp_min(0)
+        output = Output(
+            rows,
+            weights=per_element,
+            sample_of=sample_of.repeat_interleave(max(1, len(rows) // max(1, samples))),
+            labels=labels,
+        )
+        name = self._primary
+        answer = None
+        if teacher_logits is not None:
+            kept = teacher_logits.detach().reshape(-1, teacher_logits.shape[-1])
+            answer = Answer({name: DenseTargets(kept)})
+        total_weights = None
+        if total_weight is not None:
+            total_weights = {name: torch.as_tensor(total_weight, device=rows.device)}
+
+        def cross_entropy(response: Response) -> Mapping[str, Tensor]:
+            if labels is None:
+                raise InputError(Problem("labels", None, "labels, which the term task requires"))
+            return {name: losses.cross_entropy(rows, labels)}
+
+        return self(
+            Response({name: output}),
+            answer,
+            task_loss=cross_entropy,
+            progress=progress,
+            parameters=parameters,
+            total_weights=total_weights,
+        )
+
     def check(
         self,
-        response: R,
-        answer: TeacherOutput | None,
+        response: Response,
+        answer: Answer | None,
         *,
-        task_loss: Callable[[R], Tensor] | None = None,
+        task_loss: TaskLoss | None = None,
         parameters: Sequence[nn.Parameter],
     ) -> dict[str, TermGradient]:
         """Check on one batch that every term meets its contract and has a gradient.
@@ -301,7 +370,7 @@ class Objective:
         self,
         ready: ResolvedTerm,
         batch: TermInputs,
-        task_loss: Callable[[], Tensor] | None,
+        task_loss: Callable[[], Mapping[str, Tensor]] | None,
         parameters: Sequence[nn.Parameter],
     ) -> TermGradient:
         with unchanged(ready.name, batch.tensors()):
@@ -339,7 +408,7 @@ class Objective:
         self,
         ready: ResolvedTerm,
         batch: TermInputs,
-        task_loss: Callable[[], Tensor] | None,
+        task_loss: Callable[[], Mapping[str, Tensor]] | None,
         progress: float,
     ) -> tuple[Tensor, Tensor | None]:
         """Compute a term's mean, and the own loss of its connector."""
@@ -348,7 +417,7 @@ class Objective:
                 raise InputError(
                     Problem("task_loss", None, "the task's loss, which a term requires")
                 )
-            return batch.mean(task_loss(), ready), None
+            return batch.task_mean(task_loss(), ready), None
         if ready.source == "head":
             return batch.fused(ready, ready.loss, ready.arguments(progress)), None
         kept = batch.kept(ready) if ready.name in self._scalars else None
@@ -385,7 +454,11 @@ class Objective:
             value = loss(joined.student, joined.teacher, **arguments)
         else:
             value = tempered(
-                loss, ready, joined, batch.per_element(ready.element_temperature), arguments
+                loss,
+                ready,
+                joined,
+                batch.per_element(ready.element_temperature, ready.output),
+                arguments,
             )
         if not ready.builtin:
             check_tensor(value, where=ready.name)

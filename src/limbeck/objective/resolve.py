@@ -14,6 +14,7 @@ from limbeck.objective.element_weights import ClassBalanced, PerElement
 from limbeck.objective.schedules import Schedule
 from limbeck.objective.terms import (
     FUSED,
+    LABELS,
     PYTHON,
     TASK,
     Loss,
@@ -41,10 +42,11 @@ class ResolvedTerm:
         builtin: The loss's name in `limbeck.losses`; empty for a user's own.
         source: The second argument of the loss; `head`: its arguments are the student's hidden
             states and head, and the teacher's targets.
-        student: The student's outputs or paths; one unless the loss compares several layers.
-        teacher: The teacher's.
+        output: The task's output whose values, targets and weights the term uses.
+        explicit_output: Whether the output was named, not the default.
+        student: The paths of the student's modules; empty for the output itself.
+        teacher: The paths of the teacher's modules; empty for the targets or labels.
         multi_layer: Whether the loss gets a tuple on both sides: of several paths, or a pattern.
-        student_is_tap: Whether `student` are paths.
         joined: Whether a connector is allowed.
         weight: The weight by progress.
         element_weight: A factor per element.
@@ -60,10 +62,11 @@ class ResolvedTerm:
     loss: Loss | None
     builtin: str
     source: Source
+    output: str
+    explicit_output: bool
     student: tuple[str, ...]
     teacher: tuple[str, ...]
     multi_layer: bool
-    student_is_tap: bool
     joined: bool
     weight: Schedule
     element_weight: PerElement | None
@@ -93,7 +96,7 @@ def resolve(terms: Iterable[tuple[str, Term]], *, outputs: Sequence[str]) -> lis
 
     Args:
         terms: Terms with their keys in the recipe, for messages.
-        outputs: The names of the task's outputs; any other name is a module path.
+        outputs: The names of the task's outputs; the first is the default of a term.
 
     Raises:
         InputError: The message lists every problem of every term.
@@ -125,25 +128,31 @@ def _prepare(term: Term, name: str, where: str, outputs: Sequence[str]) -> Resol
         check_settings(term, where)
     with gathering(problems):
         weight = weight_of(term, f"{where}.weight")
+    if term.output is not None and term.output not in outputs:
+        fix = did_you_mean(term.output, outputs)
+        problems.append(Problem(f"{where}.output", term.output, ", ".join(outputs), fix))
     if problems:
         raise InputError(*problems)
     own = not isinstance(term.loss, str) or term.loss.startswith(PYTHON)
     of_catalogue = "" if own or loss is None else str(term.loss)
     source = _source(term, signature)
-    sides = (term.student, term.teacher)
-    student, joined = _paths(term.student), _is_joined(term, of_catalogue)
     of_layers = loss is not None and source != "head"
-    is_tap = of_layers and not all(path in outputs for path in student)
+    student = _paths(term.student) if of_layers else ()
+    joined = _is_joined(term, of_catalogue) and source not in ("labels", "head")
+    sides = (term.student, term.teacher)
     return ResolvedTerm(
         name=name,
         loss=loss,
         builtin=of_catalogue,
         source=source,
+        output=outputs[0] if term.output is None else term.output,
+        explicit_output=term.output is not None,
         student=student,
-        teacher=_paths(term.teacher),
-        multi_layer=any(not isinstance(one, str) or is_pattern(one) for one in sides),
-        student_is_tap=is_tap,
-        joined=joined and source not in ("labels", "head") and (is_tap or source == "tap"),
+        teacher=_paths(term.teacher) if source == "tap" else (),
+        multi_layer=any(
+            one is not None and (not isinstance(one, str) or is_pattern(one)) for one in sides
+        ),
+        joined=joined and bool(student or source == "tap"),
         weight=weight.by_progress,
         element_weight=weight.per_element,
         auto=weight.auto,
@@ -158,12 +167,13 @@ def _prepare(term: Term, name: str, where: str, outputs: Sequence[str]) -> Resol
 def _is_joined(term: Term, of_catalogue: str) -> bool:
     if term.connector == "auto":
         # Several layers of such a loss are not features yet: queries and keys, for example.
-        return of_catalogue not in LOSSES_WITHOUT_CONNECTOR or not isinstance(term.student, str)
+        several = term.student is not None and not isinstance(term.student, str)
+        return of_catalogue not in LOSSES_WITHOUT_CONNECTOR or several
     return term.connector != "none"
 
 
-def _paths(given: Paths) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
+def _paths(given: Paths | None) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given or ())
 
 
 def _base_name(loss: str | Loss) -> str:
@@ -198,8 +208,8 @@ def _find(loss: str | Loss, where: str) -> Loss | None:
 def _source(term: Term, signature: Signature) -> Source:
     if term.loss == FUSED:
         return "head"
-    if signature.second == "labels" or term.teacher == "labels":
+    if signature.second == "labels" or term.teacher == LABELS:
         return "labels"
-    if term.teacher != "logits":
+    if term.teacher is not None:
         return "tap"
     return "targets" if signature.second == "targets" else "logits"

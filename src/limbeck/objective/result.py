@@ -5,50 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
-from limbeck.targets import Targets
-
-
-@runtime_checkable
-class StudentOutput(Protocol):
-    """The student output that the objective reads (`limbeck.tasks.Response`)."""
-
-    @property
-    def outputs(self) -> Mapping[str, Tensor]:
-        """Return the student's outputs by name, each `[elements, ...]`."""
-
-    @property
-    def labels(self) -> Tensor:
-        """Return the labels, `[elements]`."""
-
-    @property
-    def weights(self) -> Tensor:
-        """Return the weight per element, `[elements]`."""
-
-    @property
-    def sample_of(self) -> Tensor:
-        """Return the index of each element's sample, `[elements]`."""
-
-    @property
-    def taps(self) -> Mapping[str, Tensor]:
-        """Return features by path, `[samples, ...]`."""
-
-
-@runtime_checkable
-class TeacherOutput(Protocol):
-    """The teacher output that the objective reads (`limbeck.teachers.Answer`)."""
-
-    @property
-    def targets(self) -> Targets:
-        """Return the soft targets, one row per element."""
-
-    @property
-    def taps(self) -> Mapping[str, Tensor]:
-        """Return features by path, `[samples, ...]`."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +34,7 @@ class TermLoss(NamedTuple):
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of one micro-batch.
+    """The losses of one micro-batch: its part of the means of the whole optimiser step.
 
     Attributes:
         total: The sum of the weighted terms; the only tensor with a gradient.

@@ -29,7 +29,8 @@ ScheduleSpec: TypeAlias = Annotated[
 TASK = "task"
 AUTO = "auto"
 PYTHON = "python:"
-DEFAULTS = {"student": "logits", "teacher": "logits", "weight": 1.0, "connector": "auto"}
+LABELS = "labels"
+DEFAULTS = {"output": None, "student": None, "teacher": None, "weight": 1.0, "connector": "auto"}
 
 
 class Term:
@@ -41,9 +42,12 @@ class Term:
             second parameter is named `labels` it receives the labels; if `targets`, the teacher's
             `Targets`; otherwise a tensor. Keyword parameters named `labels`, `index` and `mask` are
             filled from the batch.
-        student: An output of the task, or the path of a module of the student; or several paths,
-            for a loss over several layers.
-        teacher: `"logits"`, `"labels"`, or the path of a module of the teacher; or several paths.
+        output: The task's output whose values, targets and element weights the term uses; None for
+            the primary one.
+        student: The path of a module of the student, or several for a loss over several layers;
+            None compares the output itself.
+        teacher: The path of a module of the teacher, or several; `"labels"`; None for the teacher's
+            targets of the output.
         weight: A number, a schedule, a value per element (`limbeck.objective.element_weights`), or
             `"auto"`: gradient balancing, so that all terms' gradients have equal norms.
         connector: `"auto"` connects features of different shapes, `"none"` does not; a module; or a
@@ -61,13 +65,15 @@ class Term:
         loss: str | Loss,
         /,
         *,
-        student: Paths = "logits",
-        teacher: Paths = "logits",
+        output: str | None = None,
+        student: Paths | None = None,
+        teacher: Paths | None = None,
         weight: Spec | PerElement | str = 1.0,
         connector: str | nn.Module | Mapping[str, Any] = "auto",
         **arguments: Any,
     ) -> None:
         self.loss = loss
+        self.output = output
         self.student = student
         self.teacher = teacher
         self.weight = weight
@@ -278,7 +284,7 @@ def check_settings(term: Term, where: str) -> None:
     problems: list[Problem] = []
     for key in ("student", "teacher"):
         with gathering(problems):
-            validate(Paths, vars(term)[key], where=f"{where}.{key}")
+            validate(Paths | None, vars(term)[key], where=f"{where}.{key}")
     if isinstance(term.connector, Mapping):
         with gathering(problems):
             connectors.check_settings(str(term.loss), term.connector, where=f"{where}.connector")

@@ -52,10 +52,12 @@ def validate_model(
     with torch.no_grad():
         for batch in (split or context.data.validation).batches(EVALUATION_BATCH):
             on_device = {name: tensor.to(device) for name, tensor in batch.items()}
-            response = context.task.respond(model, on_device)
+            output = context.task.respond(model, on_device).primary
+            assert output.values is not None
+            assert output.labels is not None
             # Positions of weight zero, such as padding, are excluded.
-            counts = response.weights != 0
-            metrics.update(response.outputs["logits"][counts], response.labels[counts])
+            counts = output.weights != 0
+            metrics.update(output.values[counts], output.labels[counts])
     return {name: float(value) for name, value in metrics.compute().items()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +13,7 @@ from limbeck.pipeline.artefacts import EVALUATION_BATCH, publish
 from limbeck.pipeline.candidate import Artefact, State
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.results import versions
+from limbeck.targets import Layout, Targets
 from limbeck.teachers import CachedTeacher, EnsembleTeacher, FrozenTeacher, Teacher
 
 if TYPE_CHECKING:
@@ -107,18 +108,20 @@ def cached_teacher(context: Context, teacher: Teacher) -> CachedTeacher:
     train = context.data.train
     train.set_seed(context.seed)
     key = key_of(context.data, teacher=_fingerprint(context, teacher))
+    batch = train.__getitems__([0, 1])
+    layout = Layout.of(_targets(context, teacher, batch), samples=len(batch["index"]))
     store = TeacherCache(
-        context.teacher_cache / fingerprint.of_json(key)[:16],
+        context.teacher_cache / fingerprint.of_json([key, layout.plain()])[:16],
         key=key,
         rows=len(train),
         views=train.views or 1,
-        classes=len(context.task.classes),
+        layout=layout,
     )
     if context.main and not store.complete:
         context.progress.log(f"caching the teacher's predictions in {store.folder}")
         progress_bar = context.progress.progress_bar("caching the teacher")
         store.record(
-            lambda batch: _logits(context, teacher, batch),
+            lambda batch: _targets(context, teacher, batch),
             train,
             batch_size=EVALUATION_BATCH,
             progress=lambda done, total: progress_bar.update(done, total, "samples"),
@@ -136,8 +139,6 @@ def _fingerprint(context: Context, teacher: Teacher) -> str:
     return fingerprint.of_json([teacher.fingerprint, members, fingerprint.of_code(), versions()])
 
 
-def _logits(context: Context, teacher: Teacher, batch: Batch) -> Tensor:
+def _targets(context: Context, teacher: Teacher, batch: Batch) -> Mapping[str, Targets]:
     device = context.accelerator.device
-    on_device = {name: tensor.to(device) for name, tensor in batch.items()}
-    logits: Tensor = teacher.answer(on_device).logits
-    return logits.float().cpu()
+    return teacher.answer({name: tensor.to(device) for name, tensor in batch.items()}).targets

@@ -12,8 +12,9 @@ from limbeck.core.parametrized import Penalizing, Progressive
 from limbeck.errors import InputError, Problem
 from limbeck.objective import Losses, Objective, TermGradient, TermLoss, TrainingSet
 from limbeck.taps import Taps
+from limbeck.targets import Answer
 from limbeck.tasks import Batch, Response, Task
-from limbeck.teachers import Answer, Teacher
+from limbeck.teachers import Teacher
 
 
 class Offline(nn.Module):
@@ -94,21 +95,27 @@ class Offline(nn.Module):
         with evaluating(self.student), torch.no_grad():
             response = self._respond(probe)
         answer = self._answer(probe)
-        student_classes = response.outputs["logits"].shape[-1]
-        teacher_classes = (answer and answer.targets.classes) or student_classes
+        if answer is not None:
+            self._check_classes(response, answer)
+        self._objective.connect(response, answer, training_set)
+
+    def _check_classes(self, response: Response, answer: Answer) -> None:
+        """Check that both sides have the same classes, or that losses compare the common ones."""
         padded = self._objective.compares_common_classes
-        if student_classes != teacher_classes and not (
-            padded and min(student_classes, teacher_classes) >= len(self._task.classes) > 0
-        ):
+        for name in {*response.outputs} & {*answer.targets}:
+            student, teacher = response.outputs[name].classes, answer.targets[name].classes
+            if student is None or teacher is None or student == teacher:
+                continue
+            if padded and min(student, teacher) >= len(self._task.classes) > 0:
+                continue
             raise InputError(
                 Problem(
                     "teacher",
-                    given=f"{teacher_classes} classes",
-                    allowed=f"{student_classes} classes, as the student has",
+                    given=f"{teacher} classes",
+                    allowed=f"{student} classes, as the student has",
                     fix="Teach or load a teacher for the same classes.",
                 )
             )
-        self._objective.connect(response, answer, training_set)
 
     def _respond(self, batch: Batch) -> Response:
         with Taps(self.student, self._objective.student_taps) as taps:
@@ -132,9 +139,9 @@ class Offline(nn.Module):
         """Return the student and the trained modules of the objective, by name."""
         return {"student": self.student, **self._objective.modules()}
 
-    def total_weight(self, batch: Batch) -> Tensor:
-        """Sum the weights of the batch's elements."""
-        return self._task.weights(batch).sum()
+    def total_weights(self, batch: Batch) -> dict[str, Tensor]:
+        """Sum the weights of the batch's elements, by output."""
+        return {name: weights.sum() for name, weights in self._task.weights(batch).items()}
 
     def check_terms(self, batch: Batch) -> dict[str, TermGradient]:
         """Check on one batch, before training, that every term works and has a gradient.
@@ -160,11 +167,18 @@ class Offline(nn.Module):
                 parameters=self._of_student,
             )
 
-    def forward(self, batch: Batch, progress: float = 0.0) -> Losses:
+    def forward(
+        self,
+        batch: Batch,
+        progress: float = 0.0,
+        total_weights: Mapping[str, Tensor] | None = None,
+    ) -> Losses:
         """Run `step`, for wrappers that call a module."""
-        return self.step(batch, progress)
+        return self.step(batch, progress, total_weights)
 
-    def step(self, batch: Batch, progress: float) -> Losses:
+    def step(
+        self, batch: Batch, progress: float, total_weights: Mapping[str, Tensor] | None = None
+    ) -> Losses:
         """Run teacher and student on a micro-batch and compute the losses."""
         for part in self._progressive:
             part.advance(progress)
@@ -178,11 +192,14 @@ class Offline(nn.Module):
             task_loss=self._task.loss,
             progress=progress,
             parameters=self._of_student,
+            total_weights=total_weights,
         )
-        return self._penalized(losses) if self._penalizing else losses
-
-    def _penalized(self, losses: Losses) -> Losses:
+        if not self._penalizing:
+            return losses
         penalty = torch.stack([part.penalty() for part in self._penalizing]).sum()
+        if total_weights is not None:
+            [name, *_] = response.outputs
+            penalty = penalty * response.primary.weights.sum() / total_weights[name]
         logged = TermLoss(penalty.detach(), penalty.detach())
         terms = {**losses.terms, "penalty": logged}
         return Losses(losses.total + penalty, terms, losses.gradient_norms)

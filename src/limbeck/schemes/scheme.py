@@ -28,15 +28,20 @@ class Scheme(Protocol):
         """Return every module that a checkpoint includes, by name; never a teacher."""
         ...
 
-    def total_weight(self, batch: Batch) -> Tensor:
-        """Compute the sum of the weights of a micro-batch's elements, before any model has run."""
+    def total_weights(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Sum the weights of a micro-batch's elements by output, before any model has run."""
         ...
 
-    def step(self, batch: Batch, progress: float) -> Losses:
-        """Run the models on a micro-batch; losses are means over its elements.
+    def step(
+        self, batch: Batch, progress: float, total_weights: Mapping[str, Tensor] | None = None
+    ) -> Losses:
+        """Run the models on a micro-batch and compute its part of the step's losses.
 
         Args:
             batch: The micro-batch.
             progress: The finished share of the training, in [0, 1].
+            total_weights: The sums of the element weights of the whole optimiser step, over all
+                micro-batches and processes, by output: the divisors of the means. None if the
+                micro-batch is the whole step.
         """
         ...

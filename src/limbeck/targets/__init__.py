@@ -1,23 +1,30 @@
-"""Representations of a teacher's soft targets.
+"""Representations of a teacher's soft targets, and its answer for a batch.
 
-The teacher's distribution is stored as all logits, top-k classes, sampled classes, or hidden states
-with the head. `limbeck.losses.divergence` and `fused_divergence` accept any of them.
+A distribution over classes is stored as all logits, top-k classes, sampled classes, or hidden
+states with the head; `limbeck.losses.divergence` and `fused_divergence` accept any of them. Values
+and independent labels have their own forms.
 """
 
-from typing import TypeAlias
-
+from limbeck.targets.answer import Answer, CategoricalTargets, Targets
 from limbeck.targets.categorical import DenseTargets, Rows, SampledTargets, Tail, TopKTargets
 from limbeck.targets.head import HeadTargets, head_problems, softcap_
+from limbeck.targets.layout import Layout, Precision
+from limbeck.targets.values import BernoulliTargets, ValueTargets
 
-Targets: TypeAlias = DenseTargets | TopKTargets | SampledTargets | HeadTargets
 __all__ = [
+    "Answer",
+    "BernoulliTargets",
+    "CategoricalTargets",
     "DenseTargets",
     "HeadTargets",
+    "Layout",
+    "Precision",
     "Rows",
     "SampledTargets",
     "Tail",
     "Targets",
     "TopKTargets",
+    "ValueTargets",
     "head_problems",
     "softcap_",
 ]

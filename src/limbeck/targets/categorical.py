@@ -17,21 +17,34 @@ Rows: TypeAlias = slice | Tensor
 Tail: TypeAlias = Literal["bucket", "renormalize"]
 
 
-_T = TypeVar("_T", bound="_RowTargets")
+_T = TypeVar("_T", bound="Movable")
 
 
 @dataclass(frozen=True, eq=False)
-class _RowTargets:
+class Movable:
+    """Targets whose tensors move between devices."""
+
+    def to(self: _T, device: torch.device) -> _T:
+        """Return the targets on a device."""
+        tensors = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **tensors)
+
+
+_R = TypeVar("_R", bound="RowTargets")
+
+
+@dataclass(frozen=True, eq=False)
+class RowTargets(Movable):
     """Targets whose tensors have one row per element."""
 
-    def take(self: _T, rows: Rows) -> _T:
+    def take(self: _R, rows: Rows) -> _R:
         """Return the targets of some elements."""
         tensors = {name: x[rows] for name, x in vars(self).items() if isinstance(x, Tensor)}
         return replace(self, **tensors)
 
 
 @dataclass(frozen=True, eq=False)
-class DenseTargets(_RowTargets):
+class DenseTargets(RowTargets):
     """All of the teacher's logits.
 
     Attributes:
@@ -56,9 +69,14 @@ class DenseTargets(_RowTargets):
         """Return the teacher's number of classes."""
         return self.logits.shape[-1]
 
+    @property
+    def values(self) -> Tensor:
+        """Return the logits, for losses on tensors."""
+        return self.logits
+
 
 @dataclass(frozen=True, eq=False)
-class TopKTargets(_RowTargets):
+class TopKTargets(RowTargets):
     """The top-k classes of each element, with a treatment of the tail.
 
     Attributes:
@@ -135,7 +153,7 @@ class TopKTargets(_RowTargets):
 
 
 @dataclass(frozen=True, eq=False)
-class SampledTargets(_RowTargets):
+class SampledTargets(RowTargets):
     """Classes sampled from the teacher's distribution, an unbiased estimate of all of it.
 
     The teacher's probability of a sampled class is estimated by importance sampling, as
@@ -192,6 +210,7 @@ class SampledTargets(_RowTargets):
         temperature: float = 1.0,
         proposal_power: float = 1.0,
         generator: torch.Generator | None = None,
+        uniform: Tensor | None = None,
     ) -> SampledTargets:
         """Sample classes from the teacher's distribution, or from a flatter or steeper one.
 
@@ -202,6 +221,7 @@ class SampledTargets(_RowTargets):
             proposal_power: The exponent of the teacher's probabilities in the proposal: below 1,
                 rare classes are drawn more often, with a smaller weight.
             generator: The random generator, on the device of the logits.
+            uniform: Numbers in [0, 1) to draw by, `[elements, draws]`, in place of a generator.
 
         Raises:
             InputError: Logits that are not `[elements, classes]`, or a number <= 0.
@@ -217,7 +237,9 @@ class SampledTargets(_RowTargets):
         same = proposal_power == 1
         proposal = logs if same else (logs * proposal_power).log_softmax(-1)
         drawn = logits.new_zeros((0, 1), dtype=torch.long)
-        if len(logits):
+        if uniform is not None:
+            drawn = _inverse_transform(proposal, uniform)
+        elif len(logits):
             drawn = torch.multinomial(proposal.exp(), draws, replacement=True, generator=generator)
         ids, counts = _merge_draws(drawn)
         log_proposal = None if same else proposal.gather(1, ids)
@@ -229,6 +251,13 @@ class SampledTargets(_RowTargets):
     def elements(self) -> int:
         """Return the number of elements."""
         return self.ids.shape[0]
+
+
+def _inverse_transform(log_probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Return the classes whose cumulative probabilities first exceed uniform numbers."""
+    cumulative = log_probabilities.double().exp().cumsum(-1)
+    # The last sum differs from 1 by rounding; classes of probability 0 after it must not be drawn.
+    return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
 
 
 def _merge_draws(drawn: Tensor) -> tuple[Tensor, Tensor]:

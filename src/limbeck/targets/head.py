@@ -9,11 +9,11 @@ from torch import Tensor
 from limbeck.core.numbers import is_positive
 from limbeck.core.tensors import without_autocast
 from limbeck.errors import InputError, Problem
-from limbeck.targets.categorical import DenseTargets, Rows
+from limbeck.targets.categorical import DenseTargets, Movable, Rows
 
 
 @dataclass(frozen=True, eq=False)
-class HeadTargets:
+class HeadTargets(Movable):
     """The teacher's last hidden states and its head; logits are computed a few rows at a time.
 
     Logits are hidden · weightᵀ + bias, then `softcap` · tanh(logits / softcap) if it is set.

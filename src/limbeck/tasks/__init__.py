@@ -4,7 +4,7 @@ A task runs a model on a batch, flattens its outputs to elements, and defines lo
 """
 
 from limbeck.core.registry import Registry, camel_case
-from limbeck.tasks.task import Batch, Response, Task
+from limbeck.tasks.task import Batch, Kind, Output, Response, Task, mean_loss
 
 TASKS = Registry("limbeck.tasks", kind="task", attribute=camel_case, skip=("task", "checks"))
-__all__ = ["TASKS", "Batch", "Response", "Task"]
+__all__ = ["TASKS", "Batch", "Kind", "Output", "Response", "Task", "mean_loss"]

@@ -14,7 +14,7 @@ class ImageClassification(PerSample):
         >>> task = ImageClassification(classes=("cat", "dog"))
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
         >>> batch = {"image": torch.zeros(3, 1, 2, 2), "labels": torch.tensor([0, 1, 1])}
-        >>> task.loss(task.respond(model, batch)).shape
+        >>> task.loss(task.respond(model, batch))["logits"].shape
         torch.Size([3])
     """
 

@@ -14,7 +14,7 @@ class TabularClassification(PerSample):
         >>> task = TabularClassification(classes=("stays", "leaves"))
         >>> model = nn.Linear(4, 2)
         >>> batch = {"features": torch.zeros(3, 4), "labels": torch.tensor([0, 1, 1])}
-        >>> task.loss(task.respond(model, batch)).shape
+        >>> task.loss(task.respond(model, batch))["logits"].shape
         torch.Size([3])
     """
 

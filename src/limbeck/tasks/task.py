@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from limbeck import losses
 from limbeck.errors import InputError, Problem
-from limbeck.tasks._model_output import run
+from limbeck.tasks._model_output import LOGITS, run
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -19,71 +19,125 @@ if TYPE_CHECKING:
     from limbeck.taps import Taps
 
 Batch = Mapping[str, Tensor]
+Kind: TypeAlias = Literal["categorical", "binary", "value", "quantiles", "embedding"]
+"""What an output predicts: exclusive classes, independent labels, real values, quantiles of values,
+or vectors whose direction counts."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a model for a batch, flattened to its own elements.
+
+    An element is one item that one prediction describes: an image, a token, a pixel, a box. Outputs
+    of one model may have different elements: a detector's classes are over anchors, its boxes over
+    anchors with an object.
+
+    Attributes:
+        values: The predictions, `[elements, ...]`; logits of categorical and binary outputs. None
+            if the output has hidden states and a head in their place.
+        weights: The weight per element, `[elements]`; 0 excludes an element.
+        sample_of: The index of each element's sample in the batch, `[elements]`.
+        labels: The labels, `[elements, ...]`; None if there are none.
+        hidden: For large heads, the input of the head, `[elements, dimension]`.
+        head: For large heads, the head itself.
+        auxiliary: The values of auxiliary heads, shaped as `values`; in training mode only.
+    """
+
+    values: Tensor | None
+    weights: Tensor
+    sample_of: Tensor
+    labels: Tensor | None = None
+    hidden: Tensor | None = None
+    head: nn.Module | None = None
+    auxiliary: tuple[Tensor, ...] = ()
+
+    @property
+    def classes(self) -> int | None:
+        """Return the size of the last axis of the predictions; None for one value per element."""
+        if self.values is not None:
+            return self.values.shape[-1] if self.values.ndim > 1 else None
+        weight = getattr(self.head, "weight", None)
+        return weight.shape[0] if isinstance(weight, Tensor) else None
 
 
 @dataclass(frozen=True)
 class Response:
-    """The output of a model for a batch, flattened to elements.
-
-    An element is one item with one predicted distribution: an image, a token, a pixel, a box.
+    """The output of a model for a batch.
 
     Attributes:
-        outputs: The model's outputs by name, each `[elements, ...]`; usually only `logits`.
-        labels: The labels, `[elements]`.
-        weights: The weight per element, `[elements]`; 0 excludes an element.
-        sample_of: The index of each element's sample in the batch, `[elements]`.
+        outputs: The model's outputs by name; the first is the primary one.
         taps: The outputs of tapped modules, by path, `[samples, ...]`.
-        hidden: For large heads, the input of the head, `[elements, dimension]`.
-        head: For large heads, the head itself.
         index: The index of each sample in the data set, `[samples]`; None if unknown.
         mask: The mask of non-padding positions, `[samples, positions]`; None without padding.
-        auxiliary: The logits of auxiliary heads, `[elements, classes]` each; in training mode only.
     """
 
-    outputs: dict[str, Tensor]
-    labels: Tensor
-    weights: Tensor
-    sample_of: Tensor
-    taps: dict[str, Tensor] = field(default_factory=dict)
-    hidden: Tensor | None = None
-    head: nn.Module | None = None
+    outputs: Mapping[str, Output]
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
     index: Tensor | None = None
     mask: Tensor | None = None
-    auxiliary: tuple[Tensor, ...] = ()
+
+    @property
+    def primary(self) -> Output:
+        """Return the primary output."""
+        return next(iter(self.outputs.values()))
 
 
 class Task(Protocol):
-    """The interpretation of a batch for a model: one class and file per task.
+    """The interpretation of a batch for a model: one class and file per task."""
 
-    Attributes:
-        name: The task's name in a recipe.
-        inputs: The names of the batch tensors that are model inputs, in order.
-        classes: The names of the classes.
-    """
+    @property
+    def name(self) -> str:
+        """Return the task's name in a recipe."""
+        ...
 
-    name: str
-    inputs: tuple[str, ...]
-    classes: tuple[str, ...]
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return the names of the batch tensors that are model inputs, in order."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes."""
+        ...
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """Return the kind of each output, by name; the first output is the primary one."""
+        ...
 
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Run the model; exports have these outputs."""
         ...
 
     def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
-        """Run the model once and flatten its outputs to elements."""
+        """Run the model once and flatten each output to its elements."""
         ...
 
-    def weights(self, batch: Batch) -> Tensor:
-        """Return the weight of each element of a batch, `[elements]`, before any model has run."""
+    def weights(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the weights of each output's elements, before any model has run.
+
+        The sums of all micro-batches are the divisors of a step's means, so that its gradient does
+        not depend on how the step is divided.
+        """
         ...
 
-    def loss(self, response: Response) -> Tensor:
-        """Compute the loss against the labels: one value per element, `[elements]`."""
+    def loss(self, response: Response) -> dict[str, Tensor]:
+        """Compute the loss against the labels: one value per element of each output named."""
         ...
 
     def metrics(self) -> MetricCollection:
         """Return the validation metrics; the first one selects the best epoch, higher is better."""
         ...
+
+
+def mean_loss(task: Task, response: Response) -> Tensor:
+    """Compute the task's loss of a batch: the weighted mean of each output, summed over outputs."""
+    means = []
+    for name, values in task.loss(response).items():
+        weights = response.outputs[name].weights
+        least = torch.finfo(weights.dtype).tiny
+        means.append((values * weights).sum() / weights.sum().clamp_min(least))
+    return torch.stack(means).sum()
 
 
 AUXILIARY_WEIGHT = 0.3
@@ -99,6 +153,7 @@ class PerSample:
 
     name: ClassVar[str]
     inputs: ClassVar[tuple[str, ...]]
+    kinds: ClassVar[Mapping[str, Kind]] = {LOGITS: "categorical"}
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self.classes = classes
@@ -122,43 +177,53 @@ class PerSample:
             InputError: The batch lacks an input; or no output of the model, or more than one, can
                 be the logits.
         """
-        return {"logits": self._run(model, batch)[0]}
+        return {LOGITS: self._run(model, batch)[0]}
 
     def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
         """Run the model on a batch; elements are its samples, in order.
 
         Raises:
-            InputError: As for `outputs`, or the batch lacks `labels`.
+            InputError: As for `outputs`.
         """
-        (logits, auxiliary), labels = self._run(model, batch), self._take(batch, "labels")["labels"]
+        logits, auxiliary = self._run(model, batch)
         mask = batch.get("attention_mask")
+        output = Output(
+            logits,
+            weights=self.weights(batch)[LOGITS],
+            sample_of=torch.arange(len(logits), device=logits.device),
+            labels=batch.get("labels"),
+            auxiliary=auxiliary,
+        )
         return Response(
-            outputs={"logits": logits},
-            labels=labels,
-            weights=self.weights(batch),
-            sample_of=torch.arange(len(labels), device=labels.device),
+            {LOGITS: output},
             taps={} if taps is None else taps.take(),
             index=batch.get("index"),
             mask=None if mask is None else mask.bool(),
-            auxiliary=auxiliary,
         )
 
-    def weights(self, batch: Batch) -> Tensor:
+    def weights(self, batch: Batch) -> dict[str, Tensor]:
         """Return weight 1 for every sample, `[n]`."""
-        labels = self._take(batch, "labels")["labels"]
-        return torch.ones(len(labels), device=labels.device)
+        first = self._take(batch, self.inputs[0])[self.inputs[0]]
+        return {LOGITS: torch.ones(len(first), device=first.device)}
 
-    def loss(self, response: Response) -> Tensor:
+    def loss(self, response: Response) -> dict[str, Tensor]:
         """Compute the cross-entropy with the labels, one value per sample.
 
         Each auxiliary head, active in training mode only, adds its cross-entropy times 0.3.
 
+        Raises:
+            InputError: The batch has no labels.
+
         Source: Szegedy et al. 2015, "Going deeper with convolutions", section 5.
         """
-        loss = losses.cross_entropy(response.outputs["logits"], response.labels)
-        for logits in response.auxiliary:
-            loss = loss + AUXILIARY_WEIGHT * losses.cross_entropy(logits, response.labels)
-        return loss
+        output = response.primary
+        if output.values is None or output.labels is None:
+            allowed = "labels, int64 [n], which the loss against the labels requires"
+            raise InputError(Problem("batch.labels", None, allowed))
+        loss = losses.cross_entropy(output.values, output.labels)
+        for logits in output.auxiliary:
+            loss = loss + AUXILIARY_WEIGHT * losses.cross_entropy(logits, output.labels)
+        return {LOGITS: loss}
 
     def metrics(self) -> MetricCollection:
         """Return top-1 accuracy over all samples."""

@@ -1,8 +1,10 @@
 """Teachers: a frozen model, an ensemble, or cached teacher outputs."""
 
+from limbeck.targets import Answer
 from limbeck.teachers.ensemble import EnsembleTeacher
+from limbeck.teachers.forms import TargetForm
 from limbeck.teachers.frozen import FrozenTeacher
 from limbeck.teachers.recorded import CachedTeacher
-from limbeck.teachers.teacher import Answer, Teacher
+from limbeck.teachers.teacher import Teacher
 
-__all__ = ["Answer", "CachedTeacher", "EnsembleTeacher", "FrozenTeacher", "Teacher"]
+__all__ = ["Answer", "CachedTeacher", "EnsembleTeacher", "FrozenTeacher", "TargetForm", "Teacher"]

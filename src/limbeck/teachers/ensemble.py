@@ -10,21 +10,26 @@ from torch import nn
 
 from limbeck.core import fingerprint
 from limbeck.errors import InputError, Problem
-from limbeck.targets import DenseTargets
+from limbeck.targets import Answer, BernoulliTargets, DenseTargets, Targets, ValueTargets
 from limbeck.tasks import Batch
-from limbeck.teachers.teacher import Answer, Teacher
+from limbeck.teachers.teacher import Teacher
+
+AVERAGED = (DenseTargets, BernoulliTargets, ValueTargets)
+"""The forms with one row of numbers per element, of which a mean exists."""
 
 
 class EnsembleTeacher(nn.Module):
-    r"""The mean of several teachers' probabilities.
+    r"""The mean of several teachers' predictions.
 
     $$z_i = \log \frac1M \sum_m \mathrm{softmax}(z^{(m)})_i$$
 
-    The mean is returned as log-probabilities, which are valid logits: their softmax is the mean. An
-    ensemble has no taps, since the members' features share no axes.
+    The mean probabilities of a categorical output are returned as log-probabilities, which are
+    valid logits: their softmax is the mean. Independent labels are averaged as probabilities and
+    returned as logits. Values are averaged; their deviation is that of the mixture, between and
+    within the members. An ensemble has no taps, since the members' features share no axes.
 
     Args:
-        members: The teachers, at least one, with the same classes.
+        members: The teachers, at least one, with the same outputs and classes.
 
     Raises:
         InputError: There are no members.
@@ -33,7 +38,7 @@ class EnsembleTeacher(nn.Module):
         >>> from types import SimpleNamespace
         >>> rows = torch.tensor([[[0.9, 0.1]], [[0.5, 0.5]]]).log()
         >>> members = [
-        ...     SimpleNamespace(answer=lambda batch, row=row: Answer(DenseTargets(row)))
+        ...     SimpleNamespace(answer=lambda batch, row=row: Answer({"logits": DenseTargets(row)}))
         ...     for row in rows
         ... ]
         >>> EnsembleTeacher(members).answer({}).logits.softmax(-1)
@@ -72,19 +77,44 @@ class EnsembleTeacher(nn.Module):
         return fingerprint.of_json([member.fingerprint for member in self._members])
 
     def answer(self, batch: Batch) -> Answer:
-        """Average the members' probabilities; return one row of log-probabilities per element.
+        """Average the members' targets of each output.
 
         Raises:
-            InputError: The members have different numbers of classes.
+            InputError: The members have different outputs, elements, classes or target forms.
         """
-        answers = [member.answer(batch).logits.float() for member in self._members]
-        shapes = [tuple(logits.shape) for logits in answers]
-        if len(set(shapes)) > 1:
-            allowed = "teachers that answer over the same elements and classes"
-            raise InputError(Problem("members", shapes, allowed))
-        log_probabilities = torch.stack([logits.log_softmax(-1) for logits in answers])
-        return Answer(DenseTargets(log_probabilities.logsumexp(0) - math.log(len(answers))))
+        answers = [member.answer(batch).targets for member in self._members]
+        names = [tuple(targets) for targets in answers]
+        if len(set(names)) > 1:
+            raise InputError(Problem("members", names, "teachers with the same outputs"))
+        outputs = names[0]
+        return Answer({name: _mean(name, [one[name] for one in answers]) for name in outputs})
 
     def forward(self, batch: Batch) -> Answer:
         """Run `answer`, for wrappers that call a module."""
         return self.answer(batch)
+
+
+def _mean(name: str, members: Sequence[Targets]) -> Targets:
+    """Average the members' targets of one output."""
+    rows = [one.values.float() for one in members if isinstance(one, AVERAGED)]
+    shapes = [tuple(one.shape) for one in rows]
+    kinds = {type(one).__name__ for one in members}
+    if len(rows) < len(members) or len(kinds) > 1:
+        given = f"{name}: {', '.join(sorted(kinds))}"
+        allowed = "one form for all members, with all logits or values"
+        raise InputError(Problem("members", given, allowed))
+    if len(set(shapes)) > 1:
+        allowed = "teachers that answer over the same elements and classes"
+        raise InputError(Problem("members", shapes, allowed))
+    stacked = torch.stack(rows)
+    if isinstance(members[0], DenseTargets):
+        return DenseTargets(stacked.log_softmax(-1).logsumexp(0) - math.log(len(rows)))
+    if isinstance(members[0], BernoulliTargets):
+        yes = torch.nn.functional.logsigmoid(stacked).logsumexp(0)
+        no = torch.nn.functional.logsigmoid(-stacked).logsumexp(0)
+        return BernoulliTargets(yes - no)
+    variance = stacked.var(0, correction=0)
+    for one in members:
+        if isinstance(one, ValueTargets) and one.deviation is not None:
+            variance = variance + one.deviation.float().square() / len(rows)
+    return ValueTargets(stacked.mean(0), variance.sqrt())

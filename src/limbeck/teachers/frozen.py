@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from limbeck.core import fingerprint
 from limbeck.taps import Taps
-from limbeck.targets import DenseTargets
+from limbeck.targets import Answer
 from limbeck.tasks import Batch, Task
-from limbeck.teachers.teacher import Answer
+from limbeck.teachers.forms import Form, TargetForm
 
 
 class FrozenTeacher(nn.Module):
@@ -27,12 +27,15 @@ class FrozenTeacher(nn.Module):
         task: The task that runs it.
         taps: The paths of the modules whose outputs are returned with the logits. A scheme adds
             those that its objective compares.
+        targets: The form of the targets of categorical outputs, with all settings or by name:
+            `"dense"`, `"top_k"`, `"sampled"` or `"head"`.
 
     Attributes:
         model: The model.
 
     Raises:
-        InputError: A path does not exist; the message lists the nearest existing ones.
+        InputError: A path does not exist; the message lists the nearest existing ones. Or
+            the form is unknown.
 
     Example:
         >>> from limbeck.tasks.image_classification import ImageClassification
@@ -40,12 +43,20 @@ class FrozenTeacher(nn.Module):
         >>> teacher = FrozenTeacher(model, ImageClassification(classes=("cat", "dog")))
         >>> _ = model.train()
         >>> batch = {"image": torch.ones(3, 1, 2, 2), "labels": torch.tensor([0, 1, 1])}
-        >>> teacher.answer(batch).targets.logits.requires_grad, model[1].training
+        >>> teacher.answer(batch).logits.requires_grad, model[1].training
         (False, False)
     """
 
-    def __init__(self, model: nn.Module, task: Task, taps: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        taps: Iterable[str] = (),
+        *,
+        targets: TargetForm | Form = "dense",
+    ) -> None:
         super().__init__()
+        self._form = targets if isinstance(targets, TargetForm) else TargetForm(targets)
         self.model = model.eval().requires_grad_(False)
         # Computed once: walking the module tree would cost more than a small batch's losses.
         self._parts = tuple(model.modules())
@@ -59,7 +70,8 @@ class FrozenTeacher(nn.Module):
         """Capture more modules' outputs with every call.
 
         Raises:
-            InputError: A path does not exist; the message lists the nearest existing ones.
+            InputError: A path does not exist; the message lists the nearest existing ones. Or
+            the form is unknown.
         """
         self._paths = list(dict.fromkeys([*self._paths, *paths]))
         self._taps = Taps(self.model, self._paths)
@@ -79,13 +91,17 @@ class FrozenTeacher(nn.Module):
         return fingerprint.of_module(self.model)
 
     def answer(self, batch: Batch) -> Answer:
-        """Run the model without gradient; one row of logits per element."""
+        """Run the model without gradient; one row of targets per element of each output."""
         if any(part.training for part in self._parts):
             self.model.eval()
         # Not inference_mode: its tensors cannot be saved for a student's backward pass.
         with torch.no_grad(), self._taps as taps:
             response = self._task.respond(self.model, batch, taps)
-        return Answer(DenseTargets(response.outputs["logits"]), response.taps)
+            targets = {
+                name: self._form.targets(output, self._task.kinds[name], batch)
+                for name, output in response.outputs.items()
+            }
+        return Answer(targets, response.taps)
 
     def forward(self, batch: Batch) -> Answer:
         """Run `answer`, for wrappers that call a module."""

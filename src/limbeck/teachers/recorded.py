@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from torch import Tensor, nn
 
 from limbeck.errors import InputError, Problem
-from limbeck.targets import DenseTargets
+from limbeck.targets import Answer, Targets
 from limbeck.tasks import Batch
-from limbeck.teachers.teacher import Answer
 
 
 class Record(Protocol):
-    """A cache of outputs, one row per sample and view (`limbeck.data.cache`)."""
+    """A cache of targets, one record per sample and view (`limbeck.data.cache`)."""
 
-    def lookup(self, index: Tensor, view: Tensor) -> Tensor:
-        """Return the logits of samples `index [n]` in views `view [n]`."""
+    def lookup(self, index: Tensor, view: Tensor) -> Mapping[str, Targets]:
+        """Return the targets of samples `index [n]` in views `view [n]`, by output."""
         ...
 
 
@@ -43,7 +42,7 @@ class CachedTeacher(nn.Module):
         return self._fingerprint
 
     def add_taps(self, paths: Iterable[str]) -> None:
-        """Raise an error: only logits are cached, no features.
+        """Raise an error: only targets are cached, no features.
 
         Raises:
             InputError: A path is given.
@@ -64,8 +63,8 @@ class CachedTeacher(nn.Module):
             allowed = f"{' and '.join(missing)}, int64 [n], beside the inputs"
             raise InputError(Problem("batch", list(batch), allowed, fix))
         index = batch["index"]
-        logits = self._record.lookup(index.cpu(), batch["view"].cpu())
-        return Answer(DenseTargets(logits.to(index.device)))
+        targets = self._record.lookup(index.cpu(), batch["view"].cpu())
+        return Answer({name: one.to(index.device) for name, one in targets.items()})
 
     def forward(self, batch: Batch) -> Answer:
         """Run `answer`, for wrappers that call a module."""

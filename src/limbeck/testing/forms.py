@@ -13,7 +13,13 @@ from torch import Tensor
 
 from limbeck.errors import InputError
 from limbeck.losses import cross_entropy, divergence
-from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
+from limbeck.targets import (
+    CategoricalTargets,
+    DenseTargets,
+    HeadTargets,
+    SampledTargets,
+    TopKTargets,
+)
 from limbeck.testing.subject import (
     CLASSES,
     TEMPERATURE,
@@ -55,7 +61,7 @@ def _padded(inputs: Inputs, logit: float) -> Inputs:
     return inputs.map(floating(lambda logits: F.pad(logits, (0, _PADDING), value=logit)))
 
 
-def all_forms(logits: Tensor) -> dict[str, Targets]:
+def all_forms(logits: Tensor) -> dict[str, CategoricalTargets]:
     """Return every target type that is equivalent to all logits."""
     classes = logits.shape[1]
     return {
@@ -200,7 +206,7 @@ def _call(
     loss: Callable[..., Tensor],
     hidden: Tensor,
     weight: Tensor,
-    targets: Targets,
+    targets: CategoricalTargets,
     settings: dict[str, Any],
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the value, and the gradient of three times the value for all trainable inputs."""

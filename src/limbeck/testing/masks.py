@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +11,8 @@ from torch import Tensor
 from limbeck.core.tensors import Features
 from limbeck.objective import Objective
 from limbeck.objective.terms import Term
-from limbeck.targets import DenseTargets
+from limbeck.targets import Answer, DenseTargets
+from limbeck.tasks import Output, Response
 from limbeck.testing.subject import (
     OF_LOGITS,
     Inputs,
@@ -70,16 +70,11 @@ def _averaged(subject: Subject, inputs: Inputs, weights: Tensor) -> tuple[Tensor
     """Compute an objective's total over one term, and its gradient for the student."""
     leaf = each(lambda tensor: tensor.detach().clone().requires_grad_(), inputs.student)
     hard, rows = subject.kind == "hard_label", torch.arange(inputs.elements)
-    response = SimpleNamespace(
-        outputs={"logits": parts(leaf)[0]},
-        taps=_layers(leaf),
-        labels=inputs.second if hard else inputs.labels,
-        weights=weights,
-        sample_of=rows,
-        index=rows,
-    )
+    labels = cast("Tensor", inputs.second) if hard else inputs.labels
+    output = Output(parts(leaf)[0], weights=weights, sample_of=rows, labels=labels)
+    response = Response({"logits": output}, taps=_layers(leaf), index=rows)
     targets = DenseTargets(parts(inputs.second)[0])
-    teacher = SimpleNamespace(targets=targets, taps=_layers(inputs.second))
+    teacher = Answer({"logits": targets}, taps=_layers(inputs.second))
     sides: dict[str, Any] = {"teacher": "labels"} if hard else {}
     if subject.kind not in OF_LOGITS:
         sides = {"student": _paths(leaf), "teacher": _paths(inputs.second)}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from limbeck.core.tensors import Features
-from limbeck.targets import DenseTargets, Targets
+from limbeck.targets import CategoricalTargets, DenseTargets
 
 Kind: TypeAlias = Literal[
     "divergence", "response", "hard_label", "feature", "relation", "batch", "fused"
@@ -59,7 +59,7 @@ class Inputs:
     student: Features
     second: Features
     labels: Tensor | None = None
-    targets: Targets | None = None
+    targets: CategoricalTargets | None = None
 
     def rows(self, which: slice | Tensor) -> Inputs:
         """Select some elements, in that order."""

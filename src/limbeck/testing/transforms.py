@@ -13,7 +13,13 @@ from torch import Tensor
 
 from limbeck.core.tensors import Features
 from limbeck.errors import LimbeckError
-from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
+from limbeck.targets import (
+    CategoricalTargets,
+    DenseTargets,
+    HeadTargets,
+    SampledTargets,
+    TopKTargets,
+)
 from limbeck.testing.subject import Inputs, Subject, each, largest, like, parts
 
 _EXACT, _NUMERIC = 1e-8, 1e-4  # tolerances: of the same operations, of finite differences
@@ -89,7 +95,7 @@ def _forms(subject: Subject, inputs: Inputs) -> dict[str, Inputs]:
         return {"": inputs}
     logits = parts(inputs.second)[0]
     degree = subject.settings(inputs).get("temperature", 1.0)
-    forms: dict[str, Targets] = {
+    forms: dict[str, CategoricalTargets] = {
         "TopKTargets": TopKTargets.of(logits, 2),
         "SampledTargets": SampledTargets.draw(
             logits, draws=3, temperature=degree, generator=subject.generator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -82,47 +82,51 @@ class Stepper:
         Raises:
             LimbeckError: A loss is not finite; the weights are unchanged.
         """
-        shares = self._shares(micro_batches)
+        weights = self._total_weights(micro_batches)
         try:
-            results = self._losses(micro_batches, shares, progress)
+            results = self._losses(micro_batches, weights, progress)
         except DivergedError:
             # All processes raise at the same message, and repeat the step.
             if self._accelerator.is_main_process:
                 warnings.warn(BRANCHES, stacklevel=2)
             self._channel.local = True
             self.optimizer.zero_grad()
-            results = self._losses(micro_batches, shares, progress)
-        row = _row(results, shares)
+            results = self._losses(micro_batches, weights, progress)
+        row = _row(results)
         self.loss = self._sum_over_processes(row["train/loss"])
         self._check(results, self.loss)
         self._move(progress)
         return row
 
     def _losses(
-        self, micro_batches: Sequence[Batch], shares: Sequence[float], progress: float
+        self,
+        micro_batches: Sequence[Batch],
+        total_weights: Mapping[str, Tensor] | None,
+        progress: float,
     ) -> list[Losses]:
         """Accumulate the gradients of all micro-batches, and return their losses."""
         results = []
-        for batch, share in zip(micro_batches, shares, strict=True):
+        for batch in micro_batches:
             with self._autocast():
-                losses = self._scheme.step(batch, progress)
+                losses = self._scheme.step(batch, progress, total_weights)
             results.append(losses)
-            total = losses.total if share == 1 else losses.total * share
-            self.scaler.scale(total).backward()
+            self.scaler.scale(losses.total).backward()
         if not self._alone:
             self._channel.end_step(self._accelerator.device)
         return results
 
-    def _shares(self, micro_batches: Sequence[Batch]) -> list[float]:
-        """Return each micro-batch's share in the mean of the whole step, over all processes."""
+    def _total_weights(self, micro_batches: Sequence[Batch]) -> Mapping[str, Tensor] | None:
+        """Sum the step's element weights by output; None if this micro-batch is the step."""
         if len(micro_batches) == 1 and self._alone:
-            return [1.0]
-        masses = torch.stack([self._scheme.total_weight(batch) for batch in micro_batches]).double()
-        total = masses.sum()
+            return None
+        parts = [self._scheme.total_weights(batch) for batch in micro_batches]
+        names = list(parts[0])
+        total = torch.stack([torch.stack([p[name] for name in names]).double() for p in parts]).sum(
+            0
+        )
         if not self._alone:
             total = self._accelerator.reduce(total, reduction="sum")
-        shares: list[float] = (masses / total.clamp(min=torch.finfo(total.dtype).tiny)).tolist()
-        return shares
+        return dict(zip(names, total, strict=True))
 
     @property
     def _alone(self) -> bool:
@@ -177,8 +181,8 @@ class Stepper:
 
 
 @torch.no_grad()
-def _row(results: Sequence[Losses], shares: Sequence[float]) -> dict[str, float]:
-    """Compute weighted sums of the losses of all micro-batches, with one device synchronisation."""
+def _row(results: Sequence[Losses]) -> dict[str, float]:
+    """Sum the losses of all micro-batches, with one device synchronisation."""
     names: list[str] = []
     values: list[Tensor] = []
     for losses in results:
@@ -191,9 +195,6 @@ def _row(results: Sequence[Losses], shares: Sequence[float]) -> dict[str, float]
             names.append(f"train/{name}/gradient_norm")
             values.append(norm)
     row: dict[str, float] = {}
-    numbers = iter(zip(names, torch.stack(values).tolist(), strict=True))
-    for losses, share in zip(results, shares, strict=True):
-        for _ in range(1 + 2 * len(losses.terms) + len(losses.gradient_norms)):
-            name, number = next(numbers)
-            row[name] = row.get(name, 0.0) + number * share
+    for name, number in zip(names, torch.stack(values).tolist(), strict=True):
+        row[name] = row.get(name, 0.0) + number
     return row

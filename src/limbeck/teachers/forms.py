@@ -1,0 +1,126 @@
+"""The forms in which a teacher returns its soft targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from limbeck.core.numbers import is_positive, is_whole
+from limbeck.core.random import keyed_uniform
+from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.targets import (
+    BernoulliTargets,
+    DenseTargets,
+    HeadTargets,
+    SampledTargets,
+    Targets,
+    TopKTargets,
+    ValueTargets,
+)
+from limbeck.tasks import Batch, Kind, Output
+
+Form: TypeAlias = Literal["dense", "top_k", "sampled", "head"]
+
+
+@dataclass(frozen=True)
+class TargetForm:
+    """The form of the targets of categorical outputs; other kinds have one form each.
+
+    Attributes:
+        form: `dense`: all logits. `top_k`: the k most probable classes and the mass of the others.
+            `sampled`: classes drawn from the teacher's distribution, an unbiased estimate of it.
+            `head`: hidden states and the head, for tasks that give these.
+        k: The number of classes of `top_k`.
+        draws: The number of draws per element of `sampled`.
+        temperature: The teacher's temperature of `sampled`; the divergence must use the same one.
+        seed: The seed of `sampled`; draws depend on it and on the sample and view, never on the
+            batch.
+
+    Raises:
+        InputError: An unknown form, or a number out of range.
+
+    Example:
+        >>> TargetForm("topk")
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.InputError: targets: got 'topk'; ... did you mean "top_k"?
+    """
+
+    form: Form = "dense"
+    k: int = 16
+    draws: int = 64
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.form not in (forms := get_args(Form)):
+            fix = did_you_mean(str(self.form), forms)
+            problems.append(Problem("targets", self.form, ", ".join(forms), fix))
+        problems += [
+            Problem(f"targets.{name}", number, "a whole number above 0")
+            for name, number in (("k", self.k), ("draws", self.draws))
+            if not is_whole(number, least=1)
+        ]
+        if not is_positive(self.temperature):
+            given = self.temperature
+            problems.append(Problem("targets.temperature", given, "a finite number above 0"))
+        if problems:
+            raise InputError(*problems)
+
+    def targets(self, output: Output, kind: Kind, batch: Batch) -> Targets:
+        """Return an output of the teacher in this form.
+
+        Args:
+            output: The teacher's output.
+            kind: The kind of the output.
+            batch: The batch; `sampled` needs its `index`, and uses its `view`.
+
+        Raises:
+            InputError: The output has no values, no head, or the batch no index.
+        """
+        if self.form == "head" and kind == "categorical":
+            return _head(output)
+        if output.values is None:
+            fix = "Set targets='head' for a teacher whose task gives hidden states and a head."
+            given = "hidden states and a head"
+            raise InputError(Problem("teacher.targets", given, "an output with values", fix))
+        if kind == "binary":
+            return BernoulliTargets(output.values)
+        if kind != "categorical":
+            return ValueTargets(output.values)
+        if self.form == "top_k":
+            return TopKTargets.of(output.values, min(self.k, output.values.shape[-1]))
+        if self.form == "sampled":
+            uniform = keyed_uniform(_keys(output, batch), self.draws, seed=self.seed)
+            return SampledTargets.draw(
+                output.values, draws=self.draws, temperature=self.temperature, uniform=uniform
+            )
+        return DenseTargets(output.values)
+
+
+def _head(output: Output) -> HeadTargets:
+    if output.hidden is None or output.head is None:
+        allowed = "a task that gives hidden states and a head"
+        fix = "Use targets='dense' or 'top_k'."
+        raise InputError(Problem("teacher.targets", "head", allowed, fix))
+    weight, bias = output.head.weight, output.head.bias
+    assert isinstance(weight, Tensor)
+    return HeadTargets(output.hidden, weight, bias if isinstance(bias, Tensor) else None)
+
+
+def _keys(output: Output, batch: Batch) -> Tensor:
+    """Return sample, view and position within the sample of each element, `[elements, 3]`."""
+    if "index" not in batch:
+        fix = "Take batches from a limbeck.data split, or use targets='dense' or 'top_k'."
+        allowed = "index, int64 [n], by which targets are sampled"
+        raise InputError(Problem("batch", list(batch), allowed, fix))
+    index, sample_of = batch["index"], output.sample_of
+    view = batch.get("view", torch.zeros_like(index))
+    counts = torch.bincount(sample_of, minlength=len(index))
+    starts = counts.cumsum(0) - counts
+    position = torch.arange(len(sample_of), device=sample_of.device) - starts[sample_of]
+    return torch.stack([index[sample_of], view[sample_of], position], dim=1)
