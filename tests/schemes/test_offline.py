@@ -56,13 +56,12 @@ def test_a_step_gives_a_gradient_to_all_that_trains_and_to_nothing_else():
     assert not any(module._forward_hooks for module in scheme.student.modules())
 
 
-@pytest.mark.parametrize("key", ["image", "labels"])
-def test_a_batch_without_a_tensor_is_refused_by_step_and_teacher(key):
+def test_a_batch_without_an_input_is_refused_by_step_and_teacher():
     teacher = FrozenTeacher(net(5), TASK)
     scheme = Offline(net(), TASK, Objective(methods.hinton()), teacher=teacher, probe=BATCH)
-    batch = {name: tensor for name, tensor in BATCH.items() if name != key}
+    batch = {name: tensor for name, tensor in BATCH.items() if name != "image"}
     for call in (lambda: scheme.step(batch, 0.0), lambda: teacher.answer(batch)):
-        with pytest.raises(InputError, match="allowed: a mapping with image, labels"):
+        with pytest.raises(InputError, match="allowed: a mapping with image"):
             call()
 
 

@@ -120,15 +120,21 @@ def test_a_text_model_may_return_a_bare_tensor():
 
 def test_a_batch_that_lacks_a_tensor_is_refused_with_the_names(example):
     task, model, batch = example
-    for name in (*task.inputs, "labels"):
+    for name in task.inputs:
         part = {key: tensor for key, tensor in batch.items() if key != name}
         with pytest.raises(InputError) as error:
             task.respond(model, part)
-        needed = ", ".join((*task.inputs, "labels"))
-        expected = f"batch: got {list(part)}; allowed: a mapping with {needed}"
+        expected = f"batch: got {list(part)}; allowed: a mapping with {', '.join(task.inputs)}"
         assert str(error.value) == expected
     with pytest.raises(InputError, match=r"batch: got 'list'; allowed: a mapping with"):
         task.weights(list(batch.values()))
+
+
+def test_labels_are_needed_by_the_loss_only(example):
+    task, model, batch = example
+    response = task.respond(model, {name: batch[name] for name in task.inputs})
+    with pytest.raises(InputError, match="batch.labels: got None; allowed: labels, int64"):
+        task.loss(response)
 
 
 def test_an_unknown_task_gets_a_suggestion():

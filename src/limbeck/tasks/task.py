@@ -164,7 +164,7 @@ class PerSample:
             return {name: batch[name] for name in names}
         except (KeyError, IndexError, TypeError) as error:
             given = list(batch) if isinstance(batch, Mapping) else type(batch).__name__
-            allowed = f"a mapping with {', '.join((*self.inputs, 'labels'))}"
+            allowed = f"a mapping with {', '.join(self.inputs)}"
             raise InputError(Problem("batch", given, allowed)) from error
 
     def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -218,7 +218,7 @@ class PerSample:
         """
         output = response.primary
         if output.values is None or output.labels is None:
-            allowed = "labels, int64 [n], which the loss against the labels requires"
+            allowed = "labels, int64 [n], for a loss against the labels"
             raise InputError(Problem("batch.labels", None, allowed))
         loss = losses.cross_entropy(output.values, output.labels)
         for logits in output.auxiliary:
