@@ -27,7 +27,7 @@ def limbeck_sweep(*argv: object):
         ((), ("--vary", "--space")),
         (("--vary", "student.width=4"), ("two different choices",)),
         (("--vary", "stages.distil.epochs=1,2"), ('"distill"',)),
-        ((*WIDTHS, "--objective", "accuracy,speed"), ("--objective", "latency")),
+        ((*WIDTHS, "--minimize", "size,speed"), ("--minimize", "latency")),
         ((*WIDTHS, "--budget", "size_kbb=3"), ('"size_kb"',)),
         ((*WIDTHS, "--set", "student=null"), ("student",)),
         ((*WIDTHS, "--sampler", "random"), ("tpe",)),
@@ -46,10 +46,10 @@ def test_bad_input_is_refused_before_anything_is_written(argv, words, tmp_path):
 
 def test_problems_of_several_options_are_reported_together():
     ended = limbeck_sweep(
-        "digits", "--vary", "a=1", "--objective", "size", "--budget", "x=1", "--set", "seed=3"
+        "digits", "--vary", "a=1", "--minimize", "sise", "--budget", "x=1", "--set", "seed=3"
     )
     assert ended.exit_code == 2
-    for word in ("--vary a", "--objective", "--budget.x", '"seeds"'):
+    for word in ("--vary a", "--minimize", "--budget.x", '"seeds"'):
         assert word in ended.output
 
 
@@ -59,10 +59,12 @@ def made_up(monkeypatch, tmp_path):
     pytest.importorskip("optuna", reason="the extra `sweep` is not installed: no optuna")
     from limbeck.report.sweep import Figures
     from limbeck.sweep import conclude, run
+    from limbeck.tasks.scores import ACCURACY
 
     def figures_at(width):
         return Figures(
-            accuracy=1 - 1 / width, accuracy_drop=1 / width, size=100 * width, latency=width / 10,
+            metric=ACCURACY.metric, score=1 - 1 / width, teacher_score=1.0,
+            size=100 * width, latency=width / 10,
             flops=9, parameters=9, memory=9, energy=None,
         )  # fmt: skip
 

@@ -28,7 +28,7 @@ task: image_classification
 data: {source: sklearn, name: digits, max_samples: {train: 200, validation: 60, test: 80}}
 teacher: {source: limbeck, name: digits_cnn, width: 4, expect: {above_chance: false}}
 student: {source: limbeck, name: digits_cnn, width: 2}
-budget: {size_kb: 40, accuracy_drop: 0.9}
+budget: {size_kb: 40, drop: {accuracy: 0.9}}
 seeds: [3]
 threads: 1
 stages:

@@ -10,8 +10,9 @@ from scipy import special, stats
 from sklearn import metrics
 
 from limbeck.errors import LimbeckError
-from limbeck.evaluate.metrics import accuracy, confusion_matrix, fidelity, parity
+from limbeck.evaluate.metrics import confusion_matrix, fidelity, parity, score_value
 from limbeck.export.predictor import Predictions
+from limbeck.tasks.scores import ACCURACY, ScoreTable
 
 
 def pair(
@@ -88,6 +89,27 @@ def drawn(seed: int, count: int, classes: int) -> Predictions:
     return Predictions(logits, random.integers(classes, size=count))
 
 
+def accuracy(some, weights=None):
+    table = ScoreTable([ACCURACY])
+    weights = np.ones(len(some)) if weights is None else weights
+    table.update({"logits": some.logits}, {"labels": some.labels}, {"logits": weights})
+    return score_value(table, ACCURACY)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 200))
+def test_weighted_accuracy_is_sklearns(seed, count):
+    some = drawn(seed, count, 3)
+    weights = np.random.default_rng(seed).random(count)
+    expected = metrics.accuracy_score(
+        some.labels, some.logits.argmax(axis=1), sample_weight=weights
+    )
+    found = accuracy(some, weights)
+    assert found.value == pytest.approx(expected)
+    assert found.interval.method == "percentile bootstrap"
+    assert found.interval.low <= found.value <= found.interval.high
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 200), st.integers(2, 12))
 def test_accuracy_and_confusion_are_sklearns(seed, count, classes):
@@ -95,8 +117,7 @@ def test_accuracy_and_confusion_are_sklearns(seed, count, classes):
     top = some.logits.argmax(axis=1)
     found = accuracy(some)
     assert found.value == metrics.accuracy_score(some.labels, top)
-    assert found.value == found.correct / found.total
-    assert found.total == count
+    assert found.samples == count
     assert found.interval.low <= found.value <= found.interval.high
     expected = metrics.confusion_matrix(some.labels, top, labels=range(classes))
     np.testing.assert_array_equal(confusion_matrix(some), expected)

@@ -26,6 +26,7 @@ from limbeck.pipeline.progress import NullReporter
 from limbeck.pipeline.runner import Work
 from limbeck.pipeline.teacher_checks import chance_notes, check_teacher, weak_teacher
 from limbeck.pipeline.validate import validate
+from limbeck.tasks.scores import ACCURACY
 
 DIGITS = {
     "name": "t",
@@ -213,7 +214,7 @@ DISTILL = [{"distill": {"epochs": 1}}]
 def artefact(role: str, accuracy: float, chance: ChanceTest | None = None) -> Artefact:
     return Artefact(
         role=role, label=role, file="model.onnx", weights=("model.safetensors",), parity=None,
-        validation_accuracy=accuracy, chance=chance,
+        validation_score=accuracy, chance=chance,
     )  # fmt: skip
 
 
@@ -265,9 +266,9 @@ def test_an_expected_accuracy_is_tested_by_its_binomial_interval() -> None:
 
 def test_a_teacher_no_better_than_the_label_only_student_causes_a_warning() -> None:
     teacher, student = (Path(), artefact("teacher", 0.8)), (Path(), artefact("baseline", 0.82))
-    assert "80.00% and 82.00%" in weak_teacher(teacher, student)
-    assert not weak_teacher((Path(), artefact("teacher", 0.9)), student)
-    assert not weak_teacher(teacher, None)
+    assert "80.00 % and 82.00 %" in weak_teacher(teacher, student, ACCURACY.metric)
+    assert not weak_teacher((Path(), artefact("teacher", 0.9)), student, ACCURACY.metric)
+    assert not weak_teacher(teacher, None, ACCURACY.metric)
 
 
 def test_students_at_chance_are_noted() -> None:

@@ -29,7 +29,7 @@ def test_every_problem_is_listed_at_once():
         task="image_clasification",
         data={"source": "sql", "name": "digits"},
         student={"source": "limbek", "name": "digits_cnn"},
-        budget={"sise_kb": 4, "accuracy": 2},
+        budget={"sise_kb": 4, "drop": {"accuracy": -1}},
         seeds=[0, -1],
         stages=[
             {"train_teacher": {"epoks": 3}},
@@ -43,7 +43,7 @@ def test_every_problem_is_listed_at_once():
         "data.source",
         "student.source",
         "budget.sise_kb",
-        "budget.accuracy",
+        "budget.drop.accuracy",
         "seeds.1",
         "stages.train_teacher.epoks",
         "stages.distill.epochs",
@@ -131,7 +131,13 @@ def test_the_hugging_face_folder_requires_transformers():
 
 def test_an_accuracy_drop_needs_a_teacher():
     stages = [{"distill": {"epochs": 1, "objective": ["task"]}}]
-    assert "budget.accuracy_drop" in problems(stages=stages, teacher=None)
+    found = problems(stages=stages, teacher=None, budget={"drop": {"accuracy": 0.1}})
+    assert "budget.drop" in found
+
+
+def test_limits_of_scores_are_those_of_the_task():
+    found = problems(budget={"drop": {"acuracy": 0.1}, "score": {"accuracy": 1.5}})
+    assert set(found) == {"budget.drop", "budget.score.accuracy"}
 
 
 def test_an_ensemble_has_no_features_to_tap():

@@ -9,12 +9,13 @@ import contexts
 import numpy as np
 import pytest
 
+from limbeck.core.measurement import ScoreValue
 from limbeck.evaluate.calibration.metrics import Bin, Calibration
 from limbeck.evaluate.costs import Cost, Energy, Latency
 from limbeck.evaluate.evaluation import EVALUATIONS, evaluate
 from limbeck.evaluate.hardware import Hardware
 from limbeck.evaluate.intervals import summarize, wilson
-from limbeck.evaluate.metrics import Accuracy, Fidelity, Parity
+from limbeck.evaluate.metrics import Fidelity, Parity
 from limbeck.report.result import (
     BudgetCheck,
     Comparison,
@@ -27,6 +28,7 @@ from limbeck.report.result import (
     Role,
     RunResult,
 )
+from limbeck.tasks.scores import ACCURACY
 
 DIGITS = tuple(str(digit) for digit in range(10))
 
@@ -92,9 +94,14 @@ def measured(
         seed=seed,
         file=file,
         digest=f"sha256:{seed:02d}" + "ab" * 31,
-        validation_accuracy=accuracy - 0.002,
-        accuracy=Accuracy(
-            value=correct / total, interval=wilson(correct, total), correct=correct, total=total
+        validation_score=accuracy - 0.002,
+        scores=(
+            ScoreValue(
+                metric=ACCURACY.metric,
+                value=correct / total,
+                interval=wilson(correct, total),
+                samples=total,
+            ),
         ),
         fidelity=Fidelity(agreement=0.981, interval=wilson(353, 360), kl=0.0421)
         if role != "teacher"
@@ -156,7 +163,7 @@ def link(
         what=what,
         seconds=summarize([12.3] * len(accuracies)),
         measured=each,
-        accuracy=summarize([one.accuracy.value for one in each]),
+        score=summarize([one.score.value for one in each]),
         notes=notes,
     )
 
@@ -285,7 +292,7 @@ def make_digits() -> RunResult:
         latency=0.081,
         **shared,
     )
-    pairs = zip(chain[1].accuracy.values, baseline.accuracy.values, strict=True)
+    pairs = zip(chain[1].score.values, baseline.score.values, strict=True)
     return RunResult(
         name="digits",
         task="image_classification",
@@ -295,7 +302,7 @@ def make_digits() -> RunResult:
             "data": {"source": "sklearn", "name": "digits"},
             "teacher": {"source": "limbeck", "name": "digits_cnn", "width": 64},
             "student": {"source": "limbeck", "name": "digits_cnn", "width": 8},
-            "budget": {"size_kb": 40, "latency_ms": 1.0, "accuracy_drop": 0.01},
+            "budget": {"size_kb": 40, "latency_ms": 1.0, "drop": {"accuracy": 0.01}},
             "seeds": [0, 1, 2],
             "stages": [
                 {"train_teacher": {"epochs": 20}},
@@ -317,14 +324,21 @@ def make_digits() -> RunResult:
         chain=chain,
         baseline=baseline,
         comparison=Comparison(
-            student=chain[1].accuracy,
-            baseline=baseline.accuracy,
+            student=chain[1].score,
+            baseline=baseline.score,
             difference=summarize([a - b for a, b in pairs]),
         ),
         budget=(
             BudgetCheck(name="size_kb", allowed=40, measured=26.1, unit="kB", met=True),
             BudgetCheck(name="latency_ms", allowed=1.0, measured=0.071, unit="ms", met=True),
-            BudgetCheck(name="accuracy_drop", allowed=0.005, measured=0.0102, unit="", met=False),
+            BudgetCheck(
+                name="drop",
+                allowed=0.005,
+                measured=0.0102,
+                unit="",
+                met=False,
+                metric=ACCURACY.metric,
+            ),
         ),
         curves=tuple(
             curve(label, role, seed, epochs, top)

@@ -25,7 +25,7 @@ def run(
     cost = link.measured[0].cost.model_copy(update={"size_bytes": size})
     first = link.measured[0].model_copy(update={"cost": cost})
     shipped = link.model_copy(
-        update={"accuracy": summarize(values), "measured": (first, *link.measured[1:])}
+        update={"score": summarize(values), "measured": (first, *link.measured[1:])}
     )
     return like.model_copy(
         update={
@@ -101,7 +101,7 @@ def test_two_files_are_compared_on_the_same_samples(runs):
         changed = first.model_copy(
             update={
                 "right": packed,
-                "accuracy": first.accuracy.model_copy(update={"total": len(correct)}),
+                "scores": (first.score.model_copy(update={"samples": len(correct)}),),
             }
         )
         shipped = link.model_copy(update={"measured": (changed, *link.measured[1:])})

@@ -18,6 +18,7 @@ from limbeck.report.compare import HEAD, as_records, render_comparison, render_c
 from limbeck.report.result import BudgetCheck, RunResult
 from limbeck.report.usage import usage as default_usage
 from limbeck.report.verdict import figures, verdict_lines
+from limbeck.tasks.scores import ACCURACY
 
 HOSTILE = "a|b <script>alert(1)</script> *c*\n# d"
 
@@ -59,8 +60,8 @@ def test_the_verdict_is_one_sentence(
 def test_a_student_exceeds_its_teacher_only_if_significant(digits, monkeypatch, students, text):
     teacher = summarize([0.98] * len(students))
     changed = {
-        "accuracy": summarize(students),
-        "teacher_accuracy": teacher,
+        "score": summarize(students),
+        "teacher_score": teacher,
         "retained": 0.982 / 0.98,
     }
     found = dataclasses.replace(figures(digits), **changed)
@@ -93,16 +94,25 @@ def test_the_terminal_shows_every_budget_line(digits: RunResult, minimal: RunRes
 @pytest.mark.parametrize(
     ("name", "measured", "allowed", "unit", "text"),
     [
-        ("accuracy", 0.97, 0.98, "", "97.00 % of at least 98.00 %"),
+        ("score", 0.97, 0.98, "", "97.00 % of at least 98.00 %"),
         ("parameters", 6274.0, 10_000.0, "", "6,274 of 10,000 allowed"),
         ("latency_ms", 0.0712, 1.0, "ms", "0.0712 ms of 1 ms allowed"),
-        ("accuracy_drop", -0.0021, 0.01, "", "−0.21 points of 1 point allowed"),
+        ("drop", -0.0021, 0.01, "", "−0.21 points of 1 point allowed"),
     ],
 )
 def test_budget_lines_are_written_in_their_own_units(
     name: str, measured: float, allowed: float, unit: str, text: str
 ) -> None:
-    check = BudgetCheck(name=name, measured=measured, allowed=allowed, unit=unit, met=True)
+    metric = ACCURACY.metric if name in ("score", "drop") else None
+    check = BudgetCheck(
+        name=name,
+        measured=measured,
+        allowed=allowed,
+        unit=unit,
+        met=True,
+        metric=metric,
+        at_least=name == "score",
+    )
     assert f"{verdict.amount(measured, check)} {verdict.requirement(check)}" == text
 
 
@@ -112,7 +122,7 @@ def test_the_card_has_front_matter_that_hugging_face_reads(result: RunResult) ->
     assert block["metrics"] == ["accuracy"]
     assert "knowledge-distillation" in list(block["tags"])  # type: ignore[call-overload]
     (entry,) = block["model-index"]  # type: ignore[misc]
-    assert entry["results"][0]["metrics"][0]["value"] == round(result.shipped.accuracy.mean, 6)
+    assert entry["results"][0]["metrics"][0]["value"] == round(result.shipped.score.mean, 6)
 
 
 def test_a_custom_licence_is_named(digits: RunResult) -> None:
@@ -220,5 +230,5 @@ def test_the_comparison_escapes_names(digits: RunResult) -> None:
 def test_runs_are_compared_as_plain_data_too(result: RunResult, minimal: RunResult) -> None:
     records = json.loads(json.dumps(as_records([result, minimal]), allow_nan=False))
     assert [record["run"] for record in records] == [result.name, minimal.name]
-    assert records[0]["accuracy"] == result.shipped.accuracy.mean
+    assert records[0]["score"] == result.shipped.score.mean
     assert len(records[0]["budget"]) == len(result.budget)

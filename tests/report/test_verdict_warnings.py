@@ -11,7 +11,6 @@ import pytest
 from limbeck.evaluate.costs import Latency, latency_ratio
 from limbeck.evaluate.intervals import summarize, wilson
 from limbeck.evaluate.measure import latencies
-from limbeck.evaluate.metrics import Accuracy
 from limbeck.pipeline.recipe import Budget
 from limbeck.pipeline.results import _budget, unsteady
 from limbeck.report import verdict
@@ -32,16 +31,18 @@ def with_accuracy(link: Link, correct: int, rows: list[int]) -> Link:
             confusion[row, row] -= 1
             confusion[row, (row + 1) % len(rows)] += 1
             wrong -= 1
-    found = Accuracy(
-        value=correct / total, interval=wilson(correct, total), correct=correct, total=total
-    )
     (measured, *_) = link.measured
+    found = measured.score.model_copy(
+        update={
+            "value": correct / total,
+            "interval": wilson(correct, total),
+            "samples": total,
+        }
+    )
     changed = measured.model_copy(
-        update={"accuracy": found, "confusion": tuple(map(tuple, confusion.tolist()))}
+        update={"scores": (found,), "confusion": tuple(map(tuple, confusion.tolist()))}
     )
-    return link.model_copy(
-        update={"measured": (changed,), "accuracy": summarize([correct / total])}
-    )
+    return link.model_copy(update={"measured": (changed,), "score": summarize([correct / total])})
 
 
 def run_of(result: RunResult, teacher: int, student: int, rows: list[int]) -> RunResult:

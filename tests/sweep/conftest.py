@@ -9,6 +9,7 @@ import pytest
 from limbeck.evaluate.hardware import Hardware
 from limbeck.report.result import Environment
 from limbeck.report.sweep import Chosen, Figures, SweepResult, Trial, View
+from limbeck.tasks.scores import ACCURACY
 
 E2E = Path(__file__).parents[1] / "e2e"
 
@@ -30,8 +31,9 @@ stages:
 def made_figures(accuracy: float, size: int, latency: float, **more: float) -> Figures:
     given = {"flops": size * 40, "parameters": size // 4, "memory": 40_000_000, "energy": None}
     return Figures(
-        accuracy=accuracy,
-        accuracy_drop=0.98 - accuracy,
+        metric=ACCURACY.metric,
+        score=accuracy,
+        teacher_score=0.98,
         size=size,
         latency=latency,
         **{**given, **more},
@@ -105,13 +107,14 @@ def with_choice(result: SweepResult) -> Callable[..., SweepResult]:
     """Return a function that applies a budget to the result."""
 
     def choose(text: str) -> SweepResult:
+        from limbeck.core.measurement import ScoreValue
         from limbeck.evaluate.intervals import wilson
-        from limbeck.evaluate.metrics import Accuracy
         from limbeck.sweep.budget import choose, limits_of
 
         found, checks = choose(result.done, limits_of(text))
         fits = all(check.met for check in checks)
-        test = Accuracy(value=0.93, interval=wilson(93, 100), correct=93, total=100)
+        interval = wilson(93, 100)
+        test = ScoreValue(metric=ACCURACY.metric, value=0.93, interval=interval, samples=100)
         chosen = Chosen(number=found.number, fits=fits, checks=checks, test=test if fits else None)
         return result.model_copy(update={"chosen": chosen})
 

@@ -8,24 +8,26 @@ from limbeck.errors import InputError
 from limbeck.pipeline.recipe import Budget
 from limbeck.report.result import BudgetCheck
 from limbeck.sweep.budget import LINES, Limits, checks, choose, limits_of, miss
+from limbeck.tasks.scores import ACCURACY
 
 
 def test_every_line_of_a_recipes_budget_is_available():
-    assert set(Budget.model_fields) <= set(LINES) == set(Limits.model_fields)
+    lines = {*LINES, "score", "drop"}
+    assert set(Budget.model_fields) <= lines == set(Limits.model_fields)
 
 
 def test_figures_are_compared_in_the_units_of_the_lines(figures):
     found = figures(0.95, 38_000, 0.4, memory=2_000_000, energy=0.002, flops=900, parameters=70)
     limits = limits_of(
-        "size_kb=38,latency_ms=0.3,accuracy=0.95,accuracy_drop=0.02,parameters=69,flops=1e3,"
+        "size_kb=38,latency_ms=0.3,score.accuracy=0.95,drop.accuracy=0.02,parameters=69,flops=1e3,"
         "memory_mb=2,energy_mj=1"
     )
     lines = {check.name: (round(check.measured, 9), check.met) for check in checks(found, limits)}
     assert lines == {
         "size_kb": (38, True),
         "latency_ms": (0.4, False),
-        "accuracy": (0.95, True),
-        "accuracy_drop": (0.03, False),
+        "score": (0.95, True),
+        "drop": (0.03, False),
         "parameters": (70, False),
         "flops": (900, True),
         "memory_mb": (2, True),
@@ -61,7 +63,7 @@ def test_if_nothing_fits_the_nearest_is_chosen(trial):
     trials = [trial(0, 0.99, size=44_000), trial(1, 0.70, size=41_000), trial(2, 0.5, size=80_000)]
     found, lines = choose(trials, limits_of("size_kb=40"))
     assert (found.number, lines[0].met) == (1, False)
-    found, lines = choose(trials, limits_of("size_kb=40,accuracy=0.95"))
+    found, lines = choose(trials, limits_of("size_kb=40,score.accuracy=0.95"))
     assert found.number == 0
     assert [line.met for line in lines] == [False, True]
 
@@ -87,7 +89,7 @@ def test_the_choice_is_the_best_by_brute_force(trial, rows, kilobytes, milliseco
     assert all(line.met for line in lines) == bool(fits)
     if fits:
         assert found in fits
-        assert found.figures.accuracy == max(t.figures.accuracy for t in fits)
+        assert found.figures.score == max(t.figures.score for t in fits)
     else:
         least = min(sum(map(miss, checks(t.figures, limits))) for t in trials)
         assert sum(map(miss, lines)) == least
@@ -95,7 +97,9 @@ def test_the_choice_is_the_best_by_brute_force(trial, rows, kilobytes, milliseco
 
 def test_one_per_cent_too_large_counts_as_one_point_too_inaccurate():
     size = BudgetCheck(name="size_kb", allowed=100, measured=101, unit="kB", met=False)
-    drop = BudgetCheck(name="accuracy_drop", allowed=0.0, measured=0.01, unit="", met=False)
+    drop = BudgetCheck(
+        name="drop", allowed=0.0, measured=0.01, unit="", met=False, metric=ACCURACY.metric
+    )
     assert miss(size) == pytest.approx(miss(drop))
 
 

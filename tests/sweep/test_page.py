@@ -48,9 +48,9 @@ def test_rows_are_ordered_by_standing(result, with_choice):
 @pytest.mark.parametrize(
     ("budget", "words"),
     [
-        ("size_kb=25", "Trial 3 is the most accurate that fits the budget: 95.50 % at 22.0 kB"),
+        ("size_kb=25", "Trial 3 has the best score within the budget: 95.50 % at 22.0 kB"),
         ("size_kb=5", "No trial fits the budget; trial 0 comes nearest, and misses size by 1 kB."),
-        ("accuracy=0.97", "trial 5 comes nearest, and misses accuracy by 0.30 points"),
+        ("score.accuracy=0.97", "trial 5 comes nearest, and misses accuracy by 0.30 points"),
     ],
 )
 def test_the_sentence_names_the_chosen_trial(with_choice, budget, words):

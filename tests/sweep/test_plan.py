@@ -100,19 +100,18 @@ def test_a_grid_must_be_finite(planned):
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("accuracy,sise", 'did you mean "size"'),
-        ("accuracy", "at least one of"),
-        ("size,latency", "accuracy and"),
-        ("accuracy,size,size", "once"),
+        ("latency,sise", 'did you mean "size"'),
+        ("accuracy,size", "got 'accuracy'"),
+        ("size,size", "once"),
     ],
 )
-def test_invalid_objectives_are_refused(text, word):
+def test_invalid_costs_are_refused(text, word):
     with pytest.raises(InputError, match=word):
         costs_of(text)
 
 
-def test_objectives_are_taken_in_the_order_given(figures):
-    costs = costs_of("energy, accuracy ,flops")
+def test_costs_are_taken_in_the_order_given(figures):
+    costs = costs_of("energy ,flops")
     assert costs == ("energy", "flops")
     assert directions(costs) == ["maximize", "minimize", "minimize"]
     assert values(figures(0.9, 100, 1, energy=0.5), costs) == [0.9, 0.5, 4000]

@@ -172,7 +172,7 @@ def test_a_trial_of_a_killed_worker_is_repeated_under_its_number(planned, figure
     ("varied", "more", "word"),
     [
         (("student.width=2..8", WIDTHS[1]), {}, "--vary"),
-        (WIDTHS, {"costs": ("size", "flops")}, "--objective"),
+        (WIDTHS, {"costs": ("size", "flops")}, "--minimize"),
     ],
 )
 def test_a_study_of_another_plan_is_refused(planned, figures_at, varied, more, word):

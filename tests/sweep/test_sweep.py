@@ -62,24 +62,23 @@ def test_a_trial_is_a_run_selected_on_validation(swept):
         assert run.recipe["student"]["width"] == trial.settings["student.width"]
         shipped = run.shipped.measured[0]
         found = trial.figures
-        assert found.accuracy == shipped.validation_accuracy
+        assert found.score == shipped.validation_score
         file = planned.folder(trial.number) / "student/model.onnx"
         assert found.size == file.stat().st_size
-        accuracy = run.teacher.measured[0].validation_accuracy
-        assert found.accuracy_drop == pytest.approx(accuracy - found.accuracy)
+        assert found.teacher_score == run.teacher.measured[0].validation_score
         assert found.latency > 0
 
 
 def test_the_test_samples_do_not_select(swept):
     planned, result = swept
     run = load_run(planned.folder(0))
-    perfect = run.shipped.measured[0].accuracy.model_copy(update={"value": 1.0, "correct": 40})
-    better = run.shipped.measured[0].model_copy(update={"accuracy": perfect})
+    perfect = run.shipped.measured[0].score.model_copy(update={"value": 1.0})
+    better = run.shipped.measured[0].model_copy(update={"scores": (perfect,)})
     shipped = run.shipped.model_copy(update={"measured": (better,)})
     changed = run.model_copy(update={"chain": (*run.chain[:-1], shipped)})
     assert figures_of(changed) == figures_of(run)
     chosen = result.chosen
-    assert chosen.test == load_run(planned.folder(chosen.number)).shipped.measured[0].accuracy
+    assert chosen.test == load_run(planned.folder(chosen.number)).shipped.measured[0].score
 
 
 def test_the_chosen_student_is_copied_completely(swept):

@@ -66,5 +66,5 @@ def test_a_worker_reports_its_problems_on_standard_error(used_up, capsys):
     with pytest.raises(SystemExit) as ended:
         _work_in_process(replace(used_up, costs=("flops",)))
     assert ended.value.code == 2
-    assert "--objective" in capsys.readouterr().err
+    assert "--minimize" in capsys.readouterr().err
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -31,7 +31,6 @@ CORE = (
     "onnx",
     "onnxscript",
     "onnxruntime",
-    "torchmetrics",
     "scikit-learn",
 )
 EXTRAS = {

@@ -31,19 +31,19 @@ def sweep(
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Override a setting in every trial."),
     ] = None,
-    objective: Annotated[
+    minimize: Annotated[
         str,
         typer.Option(
-            help="accuracy, and the costs to minimise: "
+            help="The costs to minimise besides the task's score: "
             "size, latency, flops, parameters, memory, energy."
         ),
-    ] = "accuracy,size,latency",
+    ] = "size,latency",
     budget: Annotated[
         str | None,
         typer.Option(
             metavar="LINES",
-            help="Pick the most accurate trial within these limits, such as "
-            "size_kb=30,latency_ms=0.5,accuracy_drop=0.01.",
+            help="Pick the best trial within these limits, such as "
+            "size_kb=30,latency_ms=0.5,drop.accuracy=0.01.",
         ),
     ] = None,
     trials: Annotated[
@@ -76,7 +76,7 @@ def sweep(
     parts: list[Callable[[], Any]] = [
         lambda: resolve(recipe, overrides),
         lambda: space_of(varied, space),
-        lambda: costs_of(objective),
+        lambda: costs_of(minimize),
         lambda: None if budget is None else limits_of(budget),
     ]
     resolved, choices, costs, limits = gathered(parts)

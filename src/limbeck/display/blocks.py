@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from limbeck.core.measurement import Interval
+from limbeck.core.measurement import Interval, Metric
 from limbeck.display.svg import Role
 
 
@@ -40,6 +41,18 @@ def percent_tick(share: float) -> str:
         ('97.5 %', '100 %')
     """
     return f"{round(share * 100, 6):g} %".replace("-", "\N{MINUS SIGN}")
+
+
+def tick_of(metric: Metric) -> Callable[[float], str]:
+    """Return the function that writes a metric's axis labels.
+
+    Example:
+        >>> tick_of(Metric(name="accuracy", title="Accuracy"))(0.5)
+        '50 %'
+    """
+    if metric.unit == "share":
+        return percent_tick
+    return lambda value: f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import wraps
 from typing import Concatenate, ParamSpec
 
-from limbeck.core.measurement import Interval
+from limbeck.core.measurement import Interval, Metric
 
 MISSING = "not measured"
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -127,6 +127,67 @@ def points_estimate(difference: float, interval: Interval | None, digits: int = 
         return points(difference, digits)
     ends = points_interval(interval, digits).removesuffix(" points")
     return f"{points(difference, digits)} ({ends})"
+
+
+@_or_words
+def score(value: float, metric: Metric, digits: int = 2) -> str:
+    """Write the value of a metric: a share in per cent, anything else in its unit.
+
+    Example:
+        >>> score(0.97777, Metric(name="accuracy", title="Accuracy"))
+        '97.78 %'
+        >>> score(0.51234, Metric(name="mae", title="Mean absolute error", unit="°C"))
+        '0.512 °C'
+    """
+    if metric.unit == "share":
+        return percent(value, digits)
+    return f"{number(value)} {metric.unit}".rstrip()
+
+
+def score_interval(interval: Interval | None, metric: Metric, digits: int = 2) -> str:
+    """Write the interval of a metric.
+
+    Example:
+        >>> found = Interval(low=1.5, high=2.25, method="percentile bootstrap")
+        >>> score_interval(found, Metric(name="mae", title="Mean absolute error", unit=""))
+        '1.50 to 2.25'
+    """
+    if interval is None:
+        return MISSING
+    if metric.unit == "share":
+        return percent_interval(interval, digits)
+    return f"{number(interval.low)} to {score(interval.high, metric)}"
+
+
+@_or_words
+def gain(difference: float, metric: Metric) -> str:
+    """Write by how much a metric is better, with its sign: shares in percentage points.
+
+    Example:
+        >>> gain(0.0154, Metric(name="accuracy", title="Accuracy"))
+        '+1.54 points'
+    """
+    if metric.unit == "share":
+        return points(difference)
+    sign = "+" if difference >= 0 else ""
+    return f"{sign}{number(difference)} {metric.unit}".rstrip()
+
+
+def gain_interval(interval: Interval | None, metric: Metric) -> str:
+    """Write the interval of a gain."""
+    if interval is None:
+        return MISSING
+    if metric.unit == "share":
+        return points_interval(interval)
+    unit = f" {metric.unit}".rstrip()
+    return f"{gain(interval.low, metric).removesuffix(unit)} to {gain(interval.high, metric)}"
+
+
+def gain_estimate(difference: float, interval: Interval | None, metric: Metric) -> str:
+    """Write a gain, followed by its interval if there is one."""
+    if metric.unit == "share":
+        return points_estimate(difference, interval)
+    return gain(difference, metric) + (f" ({gain_interval(interval, metric)})" if interval else "")
 
 
 def _scaled(value: float, units: Sequence[str]) -> str:

@@ -11,13 +11,14 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from limbeck.core.measurement import Interval, Result
+from limbeck.core.measurement import Interval, Result, ScoreValue
 from limbeck.errors import LimbeckError
-from limbeck.evaluate.bootstrap import Counts
+from limbeck.evaluate.bootstrap import Counts, Resamples, proportion
 from limbeck.evaluate.intervals import wilson
 
 if TYPE_CHECKING:
     from limbeck.export.predictor import Predictions
+    from limbeck.tasks import Score, ScoreTable
 
 
 Values = NDArray[np.float64]
@@ -106,27 +107,30 @@ def entropies(log_p: Values) -> Values:
     return np.asarray(scipy.special.entr(np.exp(log_p)).sum(axis=1))
 
 
-class Accuracy(Result):
-    """The top-1 accuracy, with Wilson's interval over the samples."""
+def score_value(table: ScoreTable, score: Score, *, seed: int = 0) -> ScoreValue:
+    """Compute a score over the samples of a split, with its 95 % confidence interval.
 
-    value: float
-    interval: Interval
-    correct: int
-    total: int
-
-
-def accuracy(predictions: Predictions) -> Accuracy:
-    """Compute the top-1 accuracy of at least one sample.
+    The interval is Wilson's for a share of equally weighted samples that are right or wrong, else
+    the percentile bootstrap over samples.
 
     Example:
-        >>> from limbeck.export.predictor import Predictions
-        >>> logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
-        >>> accuracy(Predictions(logits, np.array([0, 1, 1, 1]))).value
-        0.75
+        >>> from limbeck.tasks.scores import ACCURACY, ScoreTable
+        >>> table = ScoreTable([ACCURACY])
+        >>> logits, labels = np.array([[2.0, 1.0], [0.0, 3.0]]), np.array([0, 0])
+        >>> table.update({"logits": logits}, {"labels": labels}, {"logits": np.ones(2)})
+        >>> found = score_value(table, ACCURACY)
+        >>> found.value, found.interval.method
+        (0.5, 'Wilson score')
     """
-    correct, total = int(right(predictions).sum()), len(predictions)
-    return Accuracy(
-        value=correct / total, interval=wilson(correct, total), correct=correct, total=total
+    parts = table.parts(score)
+    sums, samples = parts.sum(axis=0), len(parts)
+    binary = np.isin(parts, (0.0, 1.0)).all() and parts.shape[1] == 2 and sums[1] == samples
+    if score.metric.unit == "share" and binary:
+        found = proportion(int(sums[0]), samples)
+    else:
+        found = Resamples(samples, seed=seed).estimate(lambda counts: score.value(counts @ parts))
+    return ScoreValue(
+        metric=score.metric, value=found.value, interval=found.interval, samples=samples
     )
 
 

@@ -193,7 +193,7 @@ def read_arguments(term: Term, signature: Signature, where: str) -> Arguments:
     """Validate the arguments, and split them into constant, scheduled and per-element ones."""
     found = Arguments()
     if not signature.open:
-        names = [*signature.keywords, *(("weight",) if term.loss == TASK else DEFAULTS)]
+        names = [*signature.keywords, *(("output", "weight") if term.loss == TASK else DEFAULTS)]
         found.problems += key_problems(
             term.arguments, names, _required(term, signature), where=where
         )

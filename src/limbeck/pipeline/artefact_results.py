@@ -15,16 +15,16 @@ from scipy.special import softmax
 
 from limbeck.core import fingerprint
 from limbeck.core.files import read_json, write_json
-from limbeck.core.measurement import Result
+from limbeck.core.measurement import Result, ScoreValue
 from limbeck.errors import InputError
 from limbeck.evaluate.calibration.metrics import calibration
 from limbeck.evaluate.costs import Cost
 from limbeck.evaluate.flops import flops, parameters
 from limbeck.evaluate.measure import Artefact as Costed
 from limbeck.evaluate.measure import measure
-from limbeck.evaluate.metrics import accuracy, confusion_matrix, fidelity, pack_right
-from limbeck.export.predictor import OnnxPredictor, Predictions, predict
-from limbeck.pipeline.artefacts import EVALUATION_BATCH, predict_validation
+from limbeck.evaluate.metrics import confusion_matrix, fidelity, pack_right
+from limbeck.export.predictor import OnnxPredictor, Predictions
+from limbeck.pipeline.artefacts import predict_split, predict_validation
 from limbeck.pipeline.candidate import Artefact, Candidate
 from limbeck.report.result import Disagreement, Measured
 
@@ -133,6 +133,7 @@ class _Tested:
     path: Path
     digest: str
     predictions: Predictions
+    scores: tuple[ScoreValue, ...]
     cost: Cost
 
 
@@ -155,7 +156,7 @@ def _compute(candidate: Candidate, context: Context) -> ArtefactResults:
         key=context.key,
         places=tuple(one.place for one in tested),
         measured=tuple(_measured(one, teacher, context) for one in tested),
-        class_similarity=similarity(predict_validation(context, teacher.path), classes)
+        class_similarity=similarity(predict_validation(context, teacher.path).predictions, classes)
         if teacher
         else None,
         disagreements=tuple(shown),
@@ -178,13 +179,19 @@ def _tested(candidate: Candidate, context: Context) -> list[_Tested]:
     progress_bar = context.progress.progress_bar("test samples")
     predictions = {}
     for number, (digest, (path, artefact)) in enumerate(files.items(), start=1):
-        predictions[digest] = predict(
-            OnnxPredictor(path), context.data.test.batches(EVALUATION_BATCH)
-        )
+        predictions[digest] = predict_split(context, OnnxPredictor(path), context.data.test)
         progress_bar.update(number, len(files), artefact.label)
     costs = _costs(files, context)
     return [
-        _Tested(place, artefact, path, digest, predictions[digest], costs[digest])
+        _Tested(
+            place,
+            artefact,
+            path,
+            digest,
+            predictions[digest].predictions,
+            predictions[digest].values,
+            costs[digest],
+        )
         for digest, (place, artefact, path) in zip(digests, artefacts, strict=True)
     ]
 
@@ -219,8 +226,8 @@ def _measured(one: _Tested, teacher: _Tested | None, context: Context) -> Measur
         seed=context.seed,
         file=one.path.relative_to(context.run).as_posix(),
         digest=one.digest,
-        validation_accuracy=one.artefact.validation_accuracy,
-        accuracy=accuracy(one.predictions),
+        validation_score=one.artefact.validation_score,
+        scores=one.scores,
         fidelity=fidelity(one.predictions, compared.predictions) if compared else None,
         calibration=calibration(one.predictions),
         cost=one.cost,

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limbeck.core.measurement import ScoreValue
 from limbeck.evaluate.chance import chance_test
-from limbeck.evaluate.metrics import accuracy
+from limbeck.evaluate.metrics import score_value
 from limbeck.export.compact.onnx import pack
 from limbeck.export.onnx import to_onnx
-from limbeck.export.predictor import OnnxPredictor, Predictions, TorchPredictor, predict
+from limbeck.export.predictor import (
+    OnnxPredictor,
+    Predictions,
+    Predictor,
+    TorchPredictor,
+    predict,
+)
 from limbeck.pipeline.candidate import Artefact, Role
 from limbeck.pipeline.parity import check_export
+from limbeck.tasks import ScoreTable
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import nn
 
     from limbeck.compress.method import Change
     from limbeck.data.split import Split
     from limbeck.pipeline.context import Context
-    from limbeck.tasks import Batch
+    from limbeck.tasks import Batch, Task
 
 EVALUATION_BATCH = 256
 
@@ -37,28 +48,62 @@ def training_batches(context: Context, samples: int) -> Iterator[Batch]:
 def validate_model(
     context: Context, model: nn.Module, split: Split | None = None
 ) -> dict[str, float]:
-    """Compute the task's metrics of a model, in evaluation mode.
+    """Compute the task's scores of a model, in evaluation mode.
 
     Args:
         context: The context of the stage.
         model: The model.
         split: The samples; validation by default.
     """
-    import torch
+    predictor = TorchPredictor(model, context.task)
+    return predict_split(context, predictor, split or context.data.validation).scores.values()
 
-    device = context.accelerator.device
-    metrics = context.task.metrics().to(device)
-    model.eval()
-    with torch.no_grad():
-        for batch in (split or context.data.validation).batches(EVALUATION_BATCH):
-            on_device = {name: tensor.to(device) for name, tensor in batch.items()}
-            output = context.task.respond(model, on_device).primary
-            assert output.values is not None
-            assert output.labels is not None
-            # Positions of weight zero, such as padding, are excluded.
-            counts = output.weights != 0
-            metrics.update(output.values[counts], output.labels[counts])
-    return {name: float(value) for name, value in metrics.compute().items()}
+
+@dataclass(frozen=True)
+class Predicted:
+    """A model's predictions of a split.
+
+    Attributes:
+        scores: The parts of the task's scores, per sample.
+        predictions: The logits and labels.
+    """
+
+    scores: ScoreTable
+    predictions: Predictions
+
+    @cached_property
+    def values(self) -> tuple[ScoreValue, ...]:
+        """Compute the scores with their intervals, the primary one first."""
+        return tuple(score_value(self.scores, score) for score in self.scores.scores)
+
+
+def predict_split(context: Context, predictor: Predictor, split: Split) -> Predicted:
+    """Predict the samples of a split, and compute the parts of the task's scores.
+
+    Raises:
+        InputError: The split has no samples.
+        LimbeckError: A prediction is NaN.
+    """
+    scored = _Scored(predictor, context.task)
+    predictions = predict(scored, split.batches(EVALUATION_BATCH))
+    return Predicted(scored.table, predictions)
+
+
+class _Scored:
+    """A predictor that adds every batch that it predicts to a table of scores."""
+
+    def __init__(self, predictor: Predictor, task: Task) -> None:
+        self._predictor, self._task = predictor, task
+        self.table = ScoreTable(task.scores)
+
+    def predict(self, batch: Batch) -> dict[str, NDArray[Any]]:
+        outputs = self._predictor.predict(batch)
+        self.table.update(outputs, _arrays(batch), _arrays(self._task.weights(batch)))
+        return outputs
+
+
+def _arrays(tensors: Batch) -> dict[str, NDArray[Any]]:
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 
 def save(context: Context, model: nn.Module, name: str) -> None:
@@ -75,17 +120,17 @@ def export(context: Context, model: nn.Module, path: Path) -> None:
     to_onnx(model, context.task, context.data.validation.__getitems__([0, 1]), path)
 
 
-def predict_validation(context: Context, path: Path) -> Predictions:
+def predict_validation(context: Context, path: Path) -> Predicted:
     """Predict the validation samples with an exported file."""
-    return predict(OnnxPredictor(path), context.data.validation.batches(EVALUATION_BATCH))
+    return predict_split(context, OnnxPredictor(path), context.data.validation)
 
 
-def artefact_of(exported: Predictions, **fields: Any) -> Artefact:
+def artefact_of(context: Context, exported: Predicted, **fields: Any) -> Artefact:
     """Build the artefact of a stage's `model.onnx` from its validation predictions."""
     return Artefact(
         file="model.onnx",
-        validation_accuracy=accuracy(exported).value,
-        chance=chance_test(exported),
+        validation_score=exported.scores.values()[context.task.scores[0].metric.name],
+        chance=chance_test(exported.predictions),
         **fields,
     )
 
@@ -122,14 +167,20 @@ def publish(
         parity = check_export(
             TorchPredictor(model, context.task),
             OnnxPredictor(path),
-            exported,
+            exported.predictions,
             split=context.data.validation,
             where=context.where,
             model=model,
             rounded=any(change["kind"] == "quantizers" for change in changes),
         )
         return artefact_of(
-            exported, role=role, label=label, weights=weights, changes=changes, parity=parity
+            context,
+            exported,
+            role=role,
+            label=label,
+            weights=weights,
+            changes=changes,
+            parity=parity,
         )
 
     return context.on_main_process(published)

@@ -42,7 +42,7 @@ class Artefact(BaseModel):
         weights: The safetensors files, one per member; none if only the file was changed.
         changes: Structural changes since the model was built, in order.
         parity: Agreement of the file with the model.
-        validation_accuracy: Validation accuracy of the file.
+        validation_score: The primary score of the file on validation.
         chance: Comparison of the file's validation predictions with a constant prediction.
     """
 
@@ -54,7 +54,7 @@ class Artefact(BaseModel):
     weights: tuple[Inside, ...]
     changes: tuple[dict[str, Any], ...] = ()
     parity: Parity | None
-    validation_accuracy: float
+    validation_score: float
     chance: ChanceTest | None = None
 
 

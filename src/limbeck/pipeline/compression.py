@@ -209,7 +209,9 @@ class Compression(Stage):
         )
         if not self.finetune.needs_teacher:
             return [curve], []
-        note = weak_teacher(candidate.newest("teacher"), candidate.newest("baseline"))
+        note = weak_teacher(
+            candidate.newest("teacher"), candidate.newest("baseline"), context.task.scores[0].metric
+        )
         return [curve], [note] if note else []
 
     def _training(self, finetune: FineTune, model: nn.Module) -> Training:

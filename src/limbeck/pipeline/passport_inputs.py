@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from limbeck.display import format as fmt
 from limbeck.evaluate.cost.lifecycle import grams, training_joules
 from limbeck.evaluate.measure import GRAMS_A_KWH, WATTS_A_CORE
 from limbeck.passport import (
@@ -20,6 +21,7 @@ from limbeck.passport import (
 from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.provenance import add_origin, dataset_facts, load_passport, name_of, origin
 from limbeck.pipeline.recipe import Recipe
+from limbeck.report import verdict
 from limbeck.report.result import Link, Measured, RunResult
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def passport_inputs(
     dataset = dataset_facts(recipe, result.data)
     environment, shipped = result.environment, result.shipped
     example = data.validation.__getitems__([0])
-    accuracy = (_accuracy(result.teacher.measured[0]),) if result.teacher else ()
+    accuracy = (_score(result.teacher.measured[0]),) if result.teacher else ()
     facts = PassportFacts(
         name=student_name(result.name),
         task=result.task,
@@ -168,17 +170,19 @@ def _carbon(result: RunResult) -> CarbonFacts:
 def _negative_results(result: RunResult) -> Iterator[str]:
     gain = result.comparison.difference if result.comparison else None
     if gain is not None and gain.mean <= 0:
-        yield f"The teacher added nothing: {100 * gain.mean:+.2f} points over labels alone."
+        written = fmt.gain(gain.mean, result.metric)
+        yield f"The teacher added nothing: {written} over labels alone."
     for check in result.budget:
         if not check.met:
-            yield f"The budget's {check.name} was missed: {check.measured:.6g} {check.unit}."
+            name = verdict.budget_name(check)
+            yield f"The budget's {name} was missed: {verdict.amount(check.measured, check)}."
     for comparison in result.evaluation.comparisons if result.evaluation else ():
         if comparison.verdict == "worse":
             yield comparison.summary
 
 
-def _accuracy(one: Measured) -> MetricFacts:
-    return _of_test("accuracy", one.accuracy.value, one.accuracy.interval)
+def _score(one: Measured) -> MetricFacts:
+    return _of_test(one.score.metric.name, one.score.value, one.score.interval)
 
 
 def _of_test(name: str, value: float, interval: Interval | None = None) -> MetricFacts:
@@ -188,7 +192,8 @@ def _of_test(name: str, value: float, interval: Interval | None = None) -> Metri
 
 def _metrics(one: Measured, teacher: Link | None) -> Iterator[MetricFacts]:
     """Yield the metrics of the shipped file, the first seed's."""
-    yield _accuracy(one)
+    for score in one.scores:
+        yield _of_test(score.metric.name, score.value, score.interval)
     yield _of_test("expected_calibration_error", one.calibration.ece)
     yield MetricFacts("size", one.cost.size_bytes, unit="bytes")
     yield MetricFacts("parameters", one.cost.parameters)
@@ -201,8 +206,8 @@ def _metrics(one: Measured, teacher: Link | None) -> Iterator[MetricFacts]:
             yield MetricFacts(label, getattr(latency, name), unit="ms")
     if one.fidelity is not None:
         yield _of_test("agreement_with_teacher", one.fidelity.agreement, one.fidelity.interval)
-    if teacher is not None and teacher.measured[0].accuracy.value > 0:
-        retained = one.accuracy.value / teacher.measured[0].accuracy.value
-        yield _of_test("retained_share", retained)
+    reference = None if teacher is None else teacher.measured[0].score
+    if reference is not None and reference.metric.unit == "share" and reference.value > 0:
+        yield _of_test("retained_share", one.score.value / reference.value)
     if one.cost.energy is not None:
         yield MetricFacts("energy_estimated", one.cost.energy.joules, unit="J")

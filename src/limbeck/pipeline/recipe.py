@@ -13,7 +13,8 @@ from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.stages import STAGES
 
 Positive = Annotated[float, Field(gt=0, le=1e18)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Finite = Annotated[float, Field(ge=-1e18, le=1e18)]
+NotNegative = Annotated[float, Field(ge=0, le=1e18)]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim"]
 
 
@@ -28,12 +29,14 @@ class Budget(BaseModel):
     latency_ms: Annotated[
         Positive | None, Field(description="Median time of one prediction: batch 1, one thread.")
     ] = None
-    accuracy_drop: Annotated[
-        Share | None, Field(description="Teacher's accuracy less the student's, as a share of 1.")
-    ] = None
-    accuracy: Annotated[
-        Share | None, Field(description="The minimum accuracy on the test samples.")
-    ] = None
+    score: Annotated[
+        dict[str, Finite],
+        Field(description="The worst allowed value of each of the task's scores on the test set."),
+    ] = {}
+    drop: Annotated[
+        dict[str, NotNegative],
+        Field(description="By how much each score may be worse than the teacher's."),
+    ] = {}
     parameters: Annotated[int | None, Field(gt=0, le=10**18)] = None
     flops: Annotated[
         Positive | None, Field(description="For one sample; a multiply-add counts as two.")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib import metadata
 from itertools import pairwise
+from statistics import fmean
 from typing import TYPE_CHECKING
 
+from limbeck.core.measurement import Metric
 from limbeck.evaluate.costs import Latency, latency_ratio
 from limbeck.evaluate.hardware import Hardware, describe
 from limbeck.evaluate.intervals import summarize
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 
 PACKAGES = (
-    *("limbeck", "torch", "numpy", "safetensors", "datasets", "accelerate", "torchmetrics"),
+    *("limbeck", "torch", "numpy", "safetensors", "datasets", "accelerate"),
     *("onnx", "onnxscript", "onnxruntime", "scikit-learn", "torchvision", "timm"),
     *("transformers", "tokenizers", "codecarbon"),
 )
@@ -154,7 +156,9 @@ def _links(lineages: list[Candidate], seeds: list[ArtefactResults]) -> Iterator[
                 what="labels alone" if artefact.role == "baseline" else link.record.what,
                 seconds=summarize([lineage.lineage[number].record.seconds for lineage in lineages]),
                 measured=measured,
-                accuracy=summarize([one.accuracy.value for one in measured], bounds=(0.0, 1.0)),
+                score=summarize(
+                    [one.score.value for one in measured], bounds=measured[0].score.metric.bounds
+                ),
                 notes=link.record.notes,
             )
 
@@ -165,43 +169,96 @@ def _comparison(links: list[Link]) -> tuple[Link | None, Comparison | None]:
     if not numbers:
         return None, None
     baseline = links[numbers[-1]]
-    student = [link for link in links[: numbers[-1]] if link.role == "student"][-1].accuracy
-    pairs = zip(student.values, baseline.accuracy.values, strict=True)
-    difference = summarize([distilled - alone for distilled, alone in pairs])
-    return baseline, Comparison(student=student, baseline=baseline.accuracy, difference=difference)
+    student = [link for link in links[: numbers[-1]] if link.role == "student"][-1].score
+    pairs = zip(student.values, baseline.score.values, strict=True)
+    metric = baseline.measured[0].score.metric
+    difference = summarize([metric.gain(distilled, over=alone) for distilled, alone in pairs])
+    return baseline, Comparison(student=student, baseline=baseline.score, difference=difference)
 
 
 def _budget(budget: Budget, chain: tuple[Link, ...]) -> Iterator[BudgetCheck]:
     """Yield each budget limit compared with the measured value.
 
-    Costs are those of the shipped file, the first seed's; accuracy is the mean over seeds.
+    Costs are those of the shipped file, the first seed's; scores are means over seeds.
     """
     shipped = chain[-1]
     cost, latency = shipped.measured[0].cost, _latency(shipped)
-    teacher = next((link for link in chain if link.role == "teacher"), None)
     # An unsteady latency decides nothing about a limit within its range.
     low = None if latency.steady else latency.p10
-    reached = shipped.accuracy.mean
     values = {
         "size_kb": (cost.size_bytes / 1000, "kB"),
         "latency_ms": (latency.p50, "ms"),
-        "accuracy_drop": (None if teacher is None else teacher.accuracy.mean - reached, ""),
         "parameters": (cost.parameters, ""),
         "flops": (cost.flops, ""),
         "memory_mb": (cost.peak_memory_bytes / 1e6, "MB"),
-        "accuracy": (reached, ""),
     }
     for name, (measured, unit) in values.items():
         allowed = getattr(budget, name)
-        if allowed is not None and measured is not None:
+        if allowed is not None:
             yield BudgetCheck(
                 name=name,
                 allowed=allowed,
                 measured=measured,
                 unit=unit,
-                met=measured >= allowed if name == "accuracy" else measured <= allowed,
+                met=measured <= allowed,
                 conclusive=name != "latency_ms" or low is None or not low <= allowed <= latency.p90,
             )
+    reached = _mean_scores(shipped)
+    teacher = next((link for link in chain if link.role == "teacher"), None)
+    yield from score_checks(budget, reached, None if teacher is None else _mean_scores(teacher))
+
+
+Scores = Mapping[str, tuple[Metric, float]]
+
+
+def _mean_scores(link: Link) -> Scores:
+    """Average each score of an artefact over seeds."""
+    columns = zip(*(one.scores for one in link.measured), strict=True)
+    return {
+        column[0].metric.name: (column[0].metric, fmean(one.value for one in column))
+        for column in columns
+    }
+
+
+def score_checks(budget: Budget, reached: Scores, teacher: Scores | None) -> Iterator[BudgetCheck]:
+    """Yield each limit of a score, and of its drop below the teacher's, with the outcome.
+
+    Example:
+        >>> from limbeck.pipeline.recipe import Budget
+        >>> metric = Metric(name="accuracy", title="Accuracy")
+        >>> budget = Budget(drop={"accuracy": 0.02})
+        >>> [line] = score_checks(budget, {"accuracy": (metric, 0.9)}, {"accuracy": (metric, 0.95)})
+        >>> line.met, round(line.measured, 3)
+        (False, 0.05)
+    """
+    unit = {
+        name: "" if metric.unit == "share" else metric.unit for name, (metric, _) in reached.items()
+    }
+    for name, allowed in budget.score.items():
+        metric, value = reached[name]
+        met = metric.gain(value, over=allowed) >= 0
+        yield BudgetCheck(
+            name="score",
+            allowed=allowed,
+            measured=value,
+            unit=unit[name],
+            met=met,
+            metric=metric,
+            at_least=metric.higher_is_better,
+        )
+    if teacher is None:
+        return
+    for name, allowed in budget.drop.items():
+        metric, value = reached[name]
+        drop = metric.gain(teacher[name][1], over=value)
+        yield BudgetCheck(
+            name="drop",
+            allowed=allowed,
+            measured=drop,
+            unit=unit[name],
+            met=drop <= allowed,
+            metric=metric,
+        )
 
 
 def input_notes(recipe: Recipe, data: Data) -> tuple[str, ...]:

@@ -301,8 +301,12 @@ class Work:
         record = after.lineage[-1].record.model_copy(update=update)
         if context.main:
             reuse.finish(context, record)
-        scores = [f"{one.label} {one.validation_accuracy:.4f}" for one in record.artefacts]
-        scored = f", validation accuracy: {', '.join(scores)}" if scores else ""
+        scores = [f"{one.label} {one.validation_score:.4f}" for one in record.artefacts]
+        scored = (
+            f", validation {context.task.scores[0].metric.name}: {', '.join(scores)}"
+            if scores
+            else ""
+        )
         self.watch.log(f"{label}: done in {seconds:.1f} s{scored}")
         self.accelerator.wait_for_everyone()
         candidate = candidate.append(planned.folder, record)

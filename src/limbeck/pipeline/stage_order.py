@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from limbeck.errors import Problem
+from limbeck.errors import Problem, did_you_mean
+from limbeck.tasks import TASKS
 
 if TYPE_CHECKING:
     from limbeck.models.spec import ModelSpec
@@ -128,6 +129,17 @@ def _quantized_once(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
 
 
 def _budget(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.budget.accuracy_drop is not None and not recipe.teachers:
-        given, fix = recipe.budget.accuracy_drop, "Give `budget.accuracy` instead."
-        yield Problem("budget.accuracy_drop", given, "nothing, without a teacher", fix)
+    budget = recipe.budget
+    if budget.drop and not recipe.teachers:
+        fix = "Give `budget.score` instead."
+        yield Problem("budget.drop", budget.drop, "nothing, without a teacher", fix)
+    if recipe.task not in TASKS.names():
+        return
+    metrics = {one.metric.name: one.metric for one in TASKS.load(recipe.task).scores}
+    for key, limits in (("score", budget.score), ("drop", budget.drop)):
+        for name, value in limits.items():
+            if name not in metrics:
+                fix = did_you_mean(name, list(metrics))
+                yield Problem(f"budget.{key}", name, ", ".join(metrics), fix)
+            elif metrics[name].unit == "share" and not 0 <= value <= 1:
+                yield Problem(f"budget.{key}.{name}", value, "a share from 0 to 1")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from limbeck.display import format as fmt
 from limbeck.errors import InputError, Problem
 from limbeck.evaluate.chance import ChanceTest, accuracy_lower_bound, chance_test
 from limbeck.export.predictor import TorchPredictor, predict
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from limbeck.compress.method import Change
+    from limbeck.core.measurement import Metric
     from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.candidate import Artefact, Candidate, Record
     from limbeck.pipeline.context import Context
@@ -136,7 +138,7 @@ def _of_expectations(
             continue
         split = context.data.test if expect.split == "test" else context.data.validation
         if len(weights) == 1 and expect.split == "validation":
-            measured = artefact.validation_accuracy
+            measured = artefact.validation_score
         else:
             model = _member(spec, file, context)
             measured = next(iter(validate_model(context, model, split).values()))
@@ -173,16 +175,19 @@ def chance_notes(record: Record) -> Iterator[str]:
 
 
 def weak_teacher(
-    of_teacher: tuple[Path, Artefact] | None, of_baseline: tuple[Path, Artefact] | None
+    of_teacher: tuple[Path, Artefact] | None,
+    of_baseline: tuple[Path, Artefact] | None,
+    metric: Metric,
 ) -> str:
     """Describe a teacher that is no better than the label-only student; empty if it is better."""
     if of_teacher is None or of_baseline is None:
         return ""
     teacher, baseline = of_teacher[1], of_baseline[1]
-    if teacher.validation_accuracy > baseline.validation_accuracy:
+    if metric.gain(teacher.validation_score, over=baseline.validation_score) > 0:
         return ""
+    scores = (fmt.score(one.validation_score, metric) for one in (teacher, baseline))
     return (
-        f"The teacher is no better than the label-only student: {teacher.validation_accuracy:.2%} "
-        f"and {baseline.validation_accuracy:.2%} on validation. Distillation may bring nothing: "
+        f"The teacher is no better than the label-only student: {' and '.join(scores)} "
+        f"({metric.title.lower()} on validation). Distillation may bring nothing: "
         "consider a better teacher, or the label-only student."
     )

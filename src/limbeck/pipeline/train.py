@@ -172,6 +172,7 @@ def train(
         accelerator=context.accelerator,
         resume=context.resume,
         progress_bar=context.progress.progress_bar(label),
+        greater_is_better=context.task.scores[0].metric.higher_is_better,
     )
     save(context, model, weights)
     return Curve(label=label, role=role, seed=context.seed, rows=history.rows)

@@ -40,14 +40,14 @@ def render_card(result: RunResult, *, usage: str | None = None, licence: str = "
 
 
 def _front_matter(result: RunResult, licence: str) -> str:
-    """Write the YAML block: licence, tags, metrics and test accuracy as an evaluation result."""
+    """Write the YAML block: licence, tags, metrics and test scores as an evaluation result."""
     known = licence.lower() in _LICENCES
     task, data = result.task.replace("_", "-"), result.data.name
-    accuracy = round(result.shipped.accuracy.mean, 6)
+    metric, value = result.metric, round(result.shipped.score.mean, 6)
     evaluation = {
         "task": {"type": task},
         "dataset": {"name": data, "type": data, "split": "test"},
-        "metrics": [{"type": "accuracy", "value": accuracy, "name": "Test accuracy"}],
+        "metrics": [{"type": metric.name, "value": value, "name": f"Test {metric.title.lower()}"}],
     }
     content = {
         "license": licence.lower() if known else "other",
@@ -55,7 +55,7 @@ def _front_matter(result: RunResult, licence: str) -> str:
         "library_name": "onnx",
         "pipeline_tag": task,
         "tags": ["knowledge-distillation", "limbeck", "onnx"],
-        "metrics": ["accuracy"],
+        "metrics": [metric.name],
         "model-index": [{"name": result.name, "results": [evaluation]}],
     }
     return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}---"
@@ -97,7 +97,7 @@ def _tables(result: RunResult) -> str:
 def _limitations(result: RunResult) -> list[str]:
     limits = [
         f"Measured only on {fmt.integer(result.data.test)} test samples of {result.data.name}. On "
-        "other data its accuracy may be lower, and its errors may differ from its teacher's."
+        "other data its scores may be worse, and its errors may differ from its teacher's."
     ]
     if figures(result).retained is not None and result.disagreement_count:
         count = fmt.integer(result.disagreement_count)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from limbeck.core.measurement import Metric
 from limbeck.display import format as fmt
 from limbeck.evaluate.bootstrap import Resamples
 from limbeck.evaluate.intervals import Summary, summarize
@@ -24,7 +25,7 @@ HEAD = (
     "run",
     "stages",
     "size",
-    "accuracy",
+    "score",
     "95 % interval",
     "difference to the best",
     "significance",
@@ -34,7 +35,7 @@ HEAD = (
     "latency p50",
 )
 CAPTION = (
-    "Sorted by the mean accuracy over seeds. The difference is taken per seed where both runs have "
+    "Sorted by the mean score over seeds. The difference is taken per seed where both runs have "
     "the same seeds, with Student's 95 % interval; an interval that contains zero is not "
     "significant. The difference of the files compares the two exported files on the same test "
     "samples, with a paired bootstrap interval, which leaves out the variation between trainings."
@@ -110,7 +111,9 @@ def _by(results: Sequence[RunResult], key: Callable[[RunResult], str]) -> list[l
 
 
 def _group(title: str, runs: Sequence[RunResult]) -> Group:
-    ranked = sorted(runs, key=lambda result: -figures(result).accuracy.mean)
+    ranked = sorted(
+        runs, key=lambda one: one.metric.gain(one.shipped.score.mean, over=0), reverse=True
+    )
     return Group(title, tuple(_row(result, ranked[0]) for result in ranked))
 
 
@@ -121,11 +124,11 @@ def _row(result: RunResult, best: RunResult) -> tuple[str, ...]:
         result.name,
         stages(result),
         fmt.size(found.size),
-        fmt.percent(found.accuracy.mean),
-        fmt.percent_interval(found.interval),
-        "–" if gap is None else _written(gap),
+        fmt.score(found.score.mean, found.metric),
+        fmt.score_interval(found.interval, found.metric),
+        "–" if gap is None else _written(gap, found.metric),
         "best" if gap is None else _significance(gap),
-        "–" if gap is None else _written(of_files(result, best)),
+        "–" if gap is None else _written(of_files(result, best), found.metric),
         fmt.integer(found.parameters),
         fmt.operations(measured.cost.flops if measured else None),
         fmt.milliseconds(found.latency),
@@ -133,12 +136,13 @@ def _row(result: RunResult, best: RunResult) -> tuple[str, ...]:
 
 
 def difference(result: RunResult, other: RunResult) -> Summary:
-    """Compare the accuracies of two runs seed by seed, or their means if the seeds differ."""
-    accuracy, reference = figures(result).accuracy, figures(other).accuracy
+    """Compute the gain of a run over another seed by seed, or of the means if the seeds differ."""
+    score, reference, metric = result.shipped.score, other.shipped.score, result.metric
     if result.seeds == other.seeds:
-        pairs = zip(accuracy.values, reference.values, strict=True)
-        return summarize([left - right for left, right in pairs], bounds=(-1, 1))
-    return summarize([accuracy.mean - reference.mean])
+        pairs = zip(score.values, reference.values, strict=True)
+        bounds = (-1.0, 1.0) if metric.unit == "share" else metric.bounds
+        return summarize([metric.gain(left, over=right) for left, right in pairs], bounds=bounds)
+    return summarize([metric.gain(score.mean, over=reference.mean)])
 
 
 def of_files(result: RunResult, other: RunResult) -> Summary | None:
@@ -157,11 +161,11 @@ def of_files(result: RunResult, other: RunResult) -> Summary | None:
 
 def _correct(result: RunResult) -> NDArray[np.bool_] | None:
     measured = first(result.shipped)
-    return None if measured is None else unpack_right(measured.right, measured.accuracy.total)
+    return None if measured is None else unpack_right(measured.right, measured.score.samples)
 
 
-def _written(gap: Summary | None) -> str:
-    return fmt.MISSING if gap is None else fmt.points_estimate(gap.mean, gap.interval)
+def _written(gap: Summary | None, metric: Metric) -> str:
+    return fmt.MISSING if gap is None else fmt.gain_estimate(gap.mean, gap.interval, metric)
 
 
 def _significance(gap: Summary) -> str:

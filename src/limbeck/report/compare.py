@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from limbeck.display import format as fmt
-from limbeck.display.blocks import Panel, percent_tick
+from limbeck.display.blocks import Panel, tick_of
 from limbeck.display.format import plain, table
 from limbeck.display.pareto import Point
 from limbeck.display.pareto import pareto as draw
@@ -20,7 +20,7 @@ HEAD = (
     "size",
     "compression",
     "parameters",
-    "accuracy",
+    "score",
     "95 % interval",
     "retained",
     "latency p50",
@@ -50,10 +50,11 @@ def _record(result: RunResult) -> dict[str, object]:
         "size_bytes": found.size,
         "compression": found.compression,
         "parameters": found.parameters,
-        "accuracy": found.accuracy.mean,
-        "accuracy_interval": [interval.low, interval.high] if interval else None,
-        "teacher_accuracy": found.teacher_accuracy.mean if found.teacher_accuracy else None,
-        "retained_accuracy": found.retained,
+        "metric": found.metric.name,
+        "score": found.score.mean,
+        "score_interval": [interval.low, interval.high] if interval else None,
+        "teacher_score": found.teacher_score.mean if found.teacher_score else None,
+        "retained": found.retained,
         "latency_p50_ms": found.latency,
         "gain": gain.mean if gain else None,
         "gain_interval": [gain_interval.low, gain_interval.high] if gain_interval else None,
@@ -70,11 +71,11 @@ def _row(result: RunResult) -> tuple[str, ...]:
         fmt.size(found.size),
         fmt.ratio(found.compression),
         fmt.integer(found.parameters),
-        fmt.percent(found.accuracy.mean),
-        fmt.percent_interval(found.interval),
+        f"{found.metric.title} {fmt.score(found.score.mean, found.metric)}",
+        fmt.score_interval(found.interval, found.metric),
         fmt.percent(found.retained, 1),
         fmt.milliseconds(found.latency),
-        fmt.points_estimate(gain.mean, gain.interval) if gain else fmt.MISSING,
+        fmt.gain_estimate(gain.mean, gain.interval, found.metric) if gain else fmt.MISSING,
         _budget(result),
     )
 
@@ -129,7 +130,7 @@ def differences(results: Sequence[RunResult]) -> list[str]:
 
 
 def pareto_fronts(results: Sequence[RunResult]) -> list[Panel]:
-    """Draw the Pareto fronts of accuracy against size and against latency."""
+    """Draw the Pareto fronts of the score against size and against latency."""
     found = [figures(result) for result in results]
     fronts = (
         _pareto_front(results, [one.size for one in found], "size", fmt.size),
@@ -144,11 +145,14 @@ def _pareto_front(
     name: str,
     write: Callable[[float], str],
 ) -> Panel | None:
-    known = [(cost, one) for cost, one in zip(costs, results, strict=True) if cost]
+    metric = results[0].metric
+    pairs = zip(costs, results, strict=True)
+    known = [(cost, one) for cost, one in pairs if cost and one.metric == metric]
     if len(known) < 2:
         return None
-    values = [(cost, figures(one).accuracy.mean) for cost, one in known]
-    directions: tuple[Direction, ...] = ("minimize", "maximize")
+    values = [(cost, one.shipped.score.mean) for cost, one in known]
+    better: Direction = "maximize" if metric.higher_is_better else "minimize"
+    directions: tuple[Direction, ...] = ("minimize", better)
     optimal = pareto(values, directions)
     front = [value for value, is_optimal in zip(values, optimal, strict=True) if is_optimal]
     bend = knee(front, directions)
@@ -156,7 +160,7 @@ def _pareto_front(
         Point(
             cost,
             quality,
-            f"{result.name}: {fmt.percent(quality)}, {write(cost)}",
+            f"{result.name}: {fmt.score(quality, metric)}, {write(cost)}",
             front=bool(is_optimal),
             line=bool(is_optimal),
             knee=bend is not None and (cost, quality) == front[bend],
@@ -164,15 +168,15 @@ def _pareto_front(
         )
         for (cost, quality), (_, result), is_optimal in zip(values, known, optimal, strict=True)
     ]
-    title = f"Accuracy against {name}"
+    title = f"{metric.title} against {name}"
     return Panel(
         title,
         "Filled: Pareto-optimal; hollow: dominated by another run; diamond: the knee of the front. "
-        "Mean accuracy over seeds, on each run's own test samples.",
+        f"{metric.title}, the mean over seeds, on each run's own test samples.",
         draw(
             points,
             across=lambda value: fmt.trim(write(value)),
-            up=percent_tick,
+            up=tick_of(metric),
             name=name,
             title=title,
             description=f"Pareto front: {fmt.listing([one.name for one in points if one.front])}.",

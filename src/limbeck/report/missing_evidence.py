@@ -12,8 +12,8 @@ def missing_evidence(result: RunResult) -> list[tuple[str, str]]:
     """Return the claims that lack evidence, each with the missing measurement.
 
     Efficiency needs latency, memory, and the energy of training besides that of inference; a
-    distillation gain needs a label-only baseline; retained accuracy needs a teacher of known
-    architecture and training data; accuracy needs several seeds.
+    distillation gain needs a label-only baseline; the retained score needs a teacher of known
+    architecture and training data; the score needs several seeds.
     """
     return list(_missing(result))
 
@@ -29,20 +29,20 @@ def _missing(result: RunResult) -> Iterator[tuple[str, str]]:
     comparisons = result.evaluation.comparisons if result.evaluation else ()
     if not any(one.name.startswith("Energy of the training") for one in comparisons):
         yield "Energy", "The energy of the training was not compared with that of inference."
-    teacher = result.recipe.get("teacher")
+    teacher, retained = result.recipe.get("teacher"), f"Retained {result.metric.title.lower()}"
     if result.teacher is None:
-        yield "Retained accuracy", "There was no teacher to compare the student with."
+        yield retained, "There was no teacher to compare the student with."
     elif not teacher:
-        yield "Retained accuracy", "The architecture of the teacher is not known."
+        yield retained, "The architecture of the teacher is not known."
     elif any(_is_pretrained(one) for one in (teacher if isinstance(teacher, list) else [teacher])):
         yield (
-            "Retained accuracy",
+            retained,
             "The teacher was trained elsewhere, on data that are not part of this run.",
         )
     if result.comparison is None:
         yield "Distillation gain", "No label-only baseline was trained: the gain is unknown."
     if len(result.seeds) < 2:
-        yield "Accuracy", "One seed: the variation between trainings is unknown."
+        yield result.metric.title, "One seed: the variation between trainings is unknown."
 
 
 def _is_pretrained(teacher: object) -> bool:

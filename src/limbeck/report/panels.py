@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 from limbeck.display import format as fmt
-from limbeck.display.blocks import Panel, ends, percent_tick
+from limbeck.display.blocks import Panel, ends, tick_of
 from limbeck.display.charts import Group, Series, Step, lines, strip, waterfall
 from limbeck.display.svg import DASHES, decades, finite, from_zero, zoomed
 from limbeck.evaluate.calibration.diagram import reliability
@@ -69,7 +69,7 @@ def chain(result: RunResult) -> list[Panel]:
             from_zero(latencies),
             axis=lambda value: f"{value:g} ms",
         ),
-        _accuracy(result),
+        _score(result),
     ]
 
 
@@ -87,34 +87,47 @@ def _waterfall(
     return Panel(title, caption, chart)
 
 
-def _accuracy(result: RunResult) -> Panel:
-    stages = result.chain
-    means: list[float | None] = [link.accuracy.mean for link in stages]
-    intervals = [_accuracy_interval(link) for link in stages]
-    seeds = [link.accuracy.values if len(link.accuracy.values) > 1 else () for link in stages]
+def _score(result: RunResult) -> Panel:
+    stages, metric = result.chain, result.metric
+    means: list[float | None] = [link.score.mean for link in stages]
+    intervals = [_score_interval(link) for link in stages]
+    seeds = [link.score.values if len(link.score.values) > 1 else () for link in stages]
     if len(result.seeds) > 1:
         marks = (
             f"Mark: mean of {len(result.seeds)} seeds; dots: each seed; line: 95 % interval of "
             "the mean (Student)."
         )
     else:
-        marks = "One seed. Line: 95 % interval over the test samples (Wilson)."
+        measured = first(stages[0])
+        interval = measured.score.interval if measured else None
+        method = f" ({interval.method})" if interval else ""
+        marks = f"One seed. Line: 95 % interval over the test samples{method}."
     shown = [*means, *(end for pair in intervals if pair for end in pair), *sum(seeds, ())]
-    low, high = zoomed(shown, least=0.002)
+    is_share = metric.unit == "share"
+    low, high = zoomed(shown, least=0.002 if is_share else 0.0)
+
+    def write(value: float | None) -> str:
+        return fmt.score(value, metric)
+
+    def write_change(before: float, after: float) -> str:
+        if is_share:
+            return _points(before, after)
+        return fmt.gain(after - before, metric) if after != before else ""
+
     return _waterfall(
-        "Accuracy after each stage",
-        f"Accuracy on {fmt.integer(result.data.test)} test samples. "
+        f"{metric.title} after each stage",
+        f"{metric.title} on {fmt.integer(result.data.test)} test samples. "
         f"{marks} The scale does not begin at zero.",
-        _steps(stages, means, fmt.percent, _points, intervals, seeds),
-        (max(low, 0.0), min(high, 1.004)),
-        axis=percent_tick,
+        _steps(stages, means, write, write_change, intervals, seeds),
+        (max(low, 0.0), min(high, 1.004)) if is_share else (low, high),
+        axis=tick_of(metric),
     )
 
 
-def _accuracy_interval(link: Link) -> tuple[float, float] | None:
+def _score_interval(link: Link) -> tuple[float, float] | None:
     """Return the interval over seeds; with one seed, the interval over test samples."""
     measured = first(link)
-    return ends(link.accuracy.interval) or (ends(measured.accuracy.interval) if measured else None)
+    return ends(link.score.interval) or (ends(measured.score.interval) if measured else None)
 
 
 def _steps(
@@ -174,34 +187,38 @@ def gain_sentence(result: RunResult) -> str:
     """Write the comparison in one sentence that claims no more than the interval allows."""
     if result.comparison is None:
         return ""
-    difference = result.comparison.difference
-    gain = f"The distillation gain is {fmt.points(difference.mean)}"
+    difference, metric = result.comparison.difference, result.metric
+    gain = f"The distillation gain is {fmt.gain(difference.mean, metric)}"
     if difference.interval is None:
         return f"{gain}; with one seed no interval is possible."
     if difference.interval.low > 0:
         verdict = "the teacher helped"
     elif difference.interval.high < 0:
-        verdict = "distillation reduced the accuracy"
+        verdict = "distillation made the student worse"
     else:
         verdict = "these seeds do not show that the teacher helped"
-    return f"{gain} (95 % interval {fmt.points_interval(difference.interval)}): {verdict}."
+    return f"{gain} (95 % interval {fmt.gain_interval(difference.interval, metric)}): {verdict}."
 
 
 def _student_and_baseline(result: RunResult, comparison: Comparison) -> Panel:
-    title = "Distilled student and label-only baseline"
+    title, metric = "Distilled student and label-only baseline", result.metric
+
+    def write(value: float) -> str:
+        return fmt.score(value, metric)
+
     groups = [
-        _group("Distilled student", "student", comparison.student, fmt.percent),
-        _group("Label-only baseline", "baseline", comparison.baseline, fmt.percent),
+        _group("Distilled student", "student", comparison.student, write),
+        _group("Label-only baseline", "baseline", comparison.baseline, write),
     ]
     joined = " Thin lines join the two students of one seed." if len(result.seeds) > 1 else ""
     marks = _marks(comparison.student)
     return Panel(
         title,
-        f"Test accuracy; the same network, data, epochs and seeds. {marks}{joined}",
+        f"Test {metric.title.lower()}; the same network, data, epochs and seeds. {marks}{joined}",
         strip(
             groups,
             result.seeds,
-            axis=percent_tick,
+            axis=tick_of(metric),
             title=title,
             description="; ".join(f"{group.label}: mean {group.written}" for group in groups),
         ),
@@ -210,15 +227,20 @@ def _student_and_baseline(result: RunResult, comparison: Comparison) -> Panel:
 
 def _gain(result: RunResult, comparison: Comparison) -> Panel:
     title = "Distillation gain per seed"
-    found = comparison.difference
+    found, metric = comparison.difference, result.metric
+    unit = " in percentage points" if metric.unit == "share" else ""
+
+    def write(value: float) -> str:
+        return fmt.gain(value, metric)
+
     return Panel(
         title,
-        f"Difference of test accuracy in percentage points; above zero the teacher helped. "
+        f"Gain of test {metric.title.lower()}{unit}; above zero the teacher helped. "
         f"{_marks(found)}",
         strip(
-            [_group("Distilled − label-only", "student", found, fmt.points)],
+            [_group("Distilled − label-only", "student", found, write)],
             result.seeds,
-            axis=lambda value: percent_tick(value).removesuffix(" %"),
+            axis=lambda value: tick_of(metric)(value).removesuffix(" %"),
             title=title,
             description=gain_sentence(result),
             zero=True,
@@ -238,7 +260,6 @@ def _marks(summary: Summary) -> str:
     return "One dot per seed; below, the mean and its 95 % interval (Student)."
 
 
-_ACCURACY = "validation/accuracy"
 _TOTAL = "train/loss"
 _TERM_DASHES = ("7 4", "2 4", "10 3 2 3", "4 2", "12 4", "1 3")
 # Settings of the optimiser, not losses: their other units would compress the chart.
@@ -246,9 +267,9 @@ _NOT_LOSSES = ("rate", "norm", "lr", "accuracy", "temperature", "weight", "sampl
 
 
 def training(result: RunResult) -> list[Panel]:
-    """Draw the accuracy of all trainings, then the losses of those of the first seed."""
-    accuracy = _training_accuracy(result)
-    return ([accuracy] if accuracy else []) + _all_losses(result, first_seed=True)
+    """Draw the scores of all trainings, then the losses of those of the first seed."""
+    score = _training_score(result)
+    return ([score] if score else []) + _all_losses(result, first_seed=True)
 
 
 def other_seeds(result: RunResult) -> list[Panel]:
@@ -280,10 +301,10 @@ def _role(curve: Curve, result: RunResult) -> Role:
     return next((link.role for link in links(result) if link.label == curve.label), curve.role)
 
 
-def _training_accuracy(result: RunResult) -> Panel | None:
-    series, named = [], set[str]()
+def _training_score(result: RunResult) -> Panel | None:
+    series, named, metric = [], set[str](), result.metric
     for curve in result.curves:
-        points = _column(curve, _ACCURACY)
+        points = _column(curve, f"validation/{metric.name}")
         if finite(y for _, y in points):
             label = None if curve.label in named else curve.label
             role = _role(curve, result)
@@ -292,17 +313,21 @@ def _training_accuracy(result: RunResult) -> Panel | None:
             named.add(curve.label)
     if not series:
         return None
-    title = "Validation accuracy per epoch"
+    title = f"Validation {metric.title.lower()} per epoch"
+
+    def write(value: float) -> str:
+        return fmt.score(value, metric)
+
     others = " Faint lines are the other seeds." if any(one.faint for one in series) else ""
     return Panel(
         title,
-        f"Accuracy on the validation split after each epoch, in PyTorch.{others}",
+        f"{metric.title} on the validation split after each epoch, in PyTorch.{others}",
         lines(
             series,
-            axis=percent_tick,
+            axis=tick_of(metric),
             title=title,
-            description=_last(series, fmt.percent),
-            write=fmt.percent,
+            description=_last(series, write),
+            write=write,
         ),
     )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from limbeck.core.measurement import Result
+from limbeck.core.measurement import Metric, Result, ScoreValue
 from limbeck.evaluate.calibration.metrics import Calibration
 from limbeck.evaluate.costs import Cost
 from limbeck.evaluate.evaluation import Evaluation
 from limbeck.evaluate.hardware import Hardware
 from limbeck.evaluate.intervals import Summary
-from limbeck.evaluate.metrics import Accuracy, Fidelity, Parity
+from limbeck.evaluate.metrics import Fidelity, Parity
 
 Role = Literal["teacher", "student", "baseline"]
 
@@ -30,22 +30,28 @@ class DataFacts(Result):
 
 
 class Measured(Result):
-    """The measurements of one seed's artefact as exported; accuracy is that on the test set.
+    """The measurements of one seed's artefact as exported; scores are those on the test set.
 
-    `right` holds whether the prediction of each test sample is correct, packed by `pack_right`.
+    The first score is the primary one. `right` holds whether the prediction of each test sample is
+    correct, packed by `pack_right`.
     """
 
     seed: int
     file: str
     digest: str
-    validation_accuracy: float
-    accuracy: Accuracy
+    validation_score: float
+    scores: tuple[ScoreValue, ...]
     fidelity: Fidelity | None
     calibration: Calibration
     cost: Cost
     parity: Parity | None
     confusion: tuple[tuple[int, ...], ...]
     right: str = ""
+
+    @property
+    def score(self) -> ScoreValue:
+        """Return the primary score."""
+        return self.scores[0]
 
 
 class Link(Result):
@@ -57,12 +63,15 @@ class Link(Result):
     what: str
     seconds: Summary
     measured: tuple[Measured, ...]
-    accuracy: Summary
+    score: Summary
     notes: tuple[str, ...] = ()
 
 
 class Comparison(Result):
-    """The student compared with the label-only baseline, seed by seed: student minus baseline."""
+    """The student compared with the label-only baseline, seed by seed.
+
+    `difference` is the gain of the student: positive where it is better.
+    """
 
     student: Summary
     baseline: Summary
@@ -72,7 +81,9 @@ class Comparison(Result):
 class BudgetCheck(Result):
     """A line of the budget: the allowed value, the measured value, and whether it is met.
 
-    `conclusive` is false where the measurement varies so much that its median decides nothing.
+    `metric` is that of a line about a score; `at_least` tells whether the allowed value is a
+    minimum. `conclusive` is false where the measurement varies so much that its median decides
+    nothing.
     """
 
     name: str
@@ -81,6 +92,8 @@ class BudgetCheck(Result):
     unit: str
     met: bool
     conclusive: bool = True
+    metric: Metric | None = None
+    at_least: bool = False
 
     @property
     def word(self) -> str:
@@ -148,6 +161,11 @@ class RunResult(Result):
     environment: Environment
     evaluation: Evaluation | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def metric(self) -> Metric:
+        """Return the primary score's metric."""
+        return self.shipped.measured[0].score.metric
 
     @property
     def teacher(self) -> Link | None:

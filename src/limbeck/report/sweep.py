@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal, get_args
 
-from limbeck.core.measurement import Result
+from limbeck.core.measurement import Metric, Result, ScoreValue
 from limbeck.display import format as fmt
-from limbeck.display.blocks import Panel, percent_tick
+from limbeck.display.blocks import Panel, tick_of
 from limbeck.display.pareto import Point, pareto
-from limbeck.evaluate.metrics import Accuracy
 from limbeck.report import verdict
 from limbeck.report.page import budget_line, environment_facts
 from limbeck.report.result import BudgetCheck, Environment
@@ -26,8 +25,9 @@ class Figures(Result):
     """The quality of one trial's student, and the cost of its exported file.
 
     Attributes:
-        accuracy: Accuracy on the validation samples, the mean over seeds.
-        accuracy_drop: Teacher minus student; `None` without a teacher.
+        metric: The task's primary metric.
+        score: The score on the validation samples, the mean over seeds.
+        teacher_score: The teacher's; `None` without a teacher.
         size: Bytes of the file.
         latency: Median time per inference in milliseconds, at batch 1 on one thread.
         flops: Operations per inference; a multiply-add counts as two.
@@ -36,14 +36,25 @@ class Figures(Result):
         energy: Estimated joules per inference; `None` if not measured.
     """
 
-    accuracy: float
-    accuracy_drop: float | None
+    metric: Metric
+    score: float
+    teacher_score: float | None
     size: int
     latency: float
     flops: int
     parameters: int
     memory: int
     energy: float | None
+
+    @property
+    def written(self) -> str:
+        """Return the score as written."""
+        return fmt.score(self.score, self.metric)
+
+    @property
+    def quality(self) -> float:
+        """Return the score with its sign, so that higher is better."""
+        return self.metric.gain(self.score, over=0.0)
 
 
 class Trial(Result):
@@ -69,7 +80,7 @@ class Trial(Result):
 
 
 class View(Result):
-    """Accuracy against one cost: the trials on the front of these two, and its knee."""
+    """Score against one cost: the trials on the front of these two, and its knee."""
 
     cost: Cost
     front: tuple[int, ...]
@@ -82,14 +93,14 @@ class Chosen(Result):
     Attributes:
         number: The trial.
         fits: Whether it meets every line.
-        checks: The lines of the budget, accuracies on the validation samples.
-        test: Its accuracy on the test samples, if it was chosen; no other trial is tested.
+        checks: The lines of the budget, scores on the validation samples.
+        test: Its score on the test samples, if it was chosen; no other trial is tested.
     """
 
     number: int
     fits: bool
     checks: tuple[BudgetCheck, ...]
-    test: Accuracy | None
+    test: ScoreValue | None
 
 
 class SweepResult(Result):
@@ -99,10 +110,10 @@ class SweepResult(Result):
         name: The recipe's name.
         task: The recipe's task.
         space: Each path with its choices, as written.
-        costs: The minimised costs; accuracy is maximised.
+        costs: The minimised costs; the score is optimised.
         sampler: The sampler of the settings.
         trials: By number.
-        views: Accuracy against each cost.
+        views: The score against each cost.
         chosen: The trial that the budget selects; `None` without a budget.
         environment: Hardware and software; the time is that of all trials together.
         notes: Notes that a reader needs to judge the figures.
@@ -119,6 +130,11 @@ class SweepResult(Result):
     chosen: Chosen | None
     environment: Environment
     notes: tuple[str, ...] = ()
+
+    @property
+    def metric(self) -> Metric:
+        """Return the task's primary metric."""
+        return _figures(self.done[0]).metric
 
     @property
     def done(self) -> tuple[Trial, ...]:
@@ -199,7 +215,7 @@ def sentence(result: SweepResult) -> str:
         return f"{front} of {done} {'is' if front == 1 else 'are'} on the Pareto front."
     if chosen.fits:
         written = _summary(result.trial(chosen.number), result.costs)
-        return f"Trial {chosen.number} is the most accurate that fits the budget: {written}."
+        return f"Trial {chosen.number} has the best score within the budget: {written}."
     missed = fmt.listing([_excess(check) for check in chosen.checks if not check.met])
     return f"No trial fits the budget; trial {chosen.number} comes nearest, and misses {missed}."
 
@@ -211,14 +227,13 @@ def numbers(result: SweepResult) -> tuple[verdict.Number, ...]:
     details = [f"trial {trial.number}, {selection}", "on the validation samples"]
     if result.chosen is not None and result.chosen.test is not None:
         test = result.chosen.test
-        interval = fmt.percent_interval(test.interval)
-        details.append(
-            f"on {test.total:,} test samples {fmt.percent(test.value)}, 95 % interval {interval}"
-        )
+        interval = fmt.score_interval(test.interval, test.metric)
+        value = fmt.score(test.value, test.metric)
+        details.append(f"on {test.samples:,} test samples {value}, 95 % interval {interval}")
     # Six tiles fill whole rows on wide screens and on phones.
     shown = list(dict.fromkeys([*result.costs, *ALWAYS]))[:4]
     return (
-        verdict.Number("Accuracy", fmt.percent(figures.accuracy), tuple(details)),
+        verdict.Number(figures.metric.title, figures.written, tuple(details)),
         *(verdict.Number(SHOWN_COSTS[c].title.capitalize(), _cost(figures, c)) for c in shown),
         verdict.Number("Trials", str(len(result.trials)), (_counts(result),)),
     )
@@ -237,18 +252,18 @@ def _counts(result: SweepResult) -> str:
 
 def _head(result: SweepResult) -> list[str]:
     costs = (SHOWN_COSTS[cost].title for cost in _columns(result))
-    return ["accuracy", *costs, *result.space]
+    return [result.metric.title.lower(), *costs, *result.space]
 
 
 def rows(result: SweepResult) -> list[Row]:
-    """Return the trials: the front by ascending cost, the others by accuracy, then the rest."""
+    """Return the trials: the front by ascending cost, the others by score, then the rest."""
 
     def rank(trial: Trial) -> tuple[float, ...]:
         if trial.figures is None:
             return 2.0, float(trial.state == "running"), trial.number
         if trial.front:
             return 0.0, getattr(trial.figures, result.costs[0]), trial.number
-        return 1.0, -trial.figures.accuracy, trial.number
+        return 1.0, -trial.figures.quality, trial.number
 
     return [_row(result, trial) for trial in sorted(result.trials, key=rank)]
 
@@ -283,7 +298,7 @@ def _row(result: SweepResult, trial: Trial) -> Row:
     figures = [fmt.MISSING] * (1 + len(_columns(result)))
     if trial.figures is not None:
         costs = [_cost(trial.figures, cost) for cost in _columns(result)]
-        figures = [fmt.percent(trial.figures.accuracy), *costs]
+        figures = [trial.figures.written, *costs]
     return Row(trial.number, _kind(result, trial), standing(result, trial), (*figures, *settings))
 
 
@@ -303,19 +318,20 @@ def _columns(result: SweepResult) -> list[Cost]:
 
 def _panel(result: SweepResult, view: View) -> Panel:
     shown = SHOWN_COSTS[view.cost]
-    title = f"Accuracy against {shown.title}"
+    metric = result.metric
+    title = f"{metric.title} against {shown.title}"
     front = [_summary(result.trial(number), (view.cost,)) for number in view.front]
     knee = "no knee" if view.knee is None else f"the knee at trial {view.knee}"
     checks = result.chosen.checks if result.chosen else ()
     limit = next((c.allowed * shown.unit for c in checks if c.name == shown.limit), None)
     return Panel(
         title,
-        "Accuracy on the validation samples; the cost on a logarithmic scale. The line is the "
-        f"Pareto front, with {knee}.",
+        f"{metric.title} on the validation samples; the cost on a logarithmic scale. The line is "
+        f"the Pareto front, with {knee}.",
         pareto(
             [_point(result, trial, view) for trial in result.done],
             across=lambda value: fmt.trim(shown.write(value)),
-            up=percent_tick,
+            up=tick_of(metric),
             name=shown.title,
             title=title,
             description=f"The front: {'; '.join(front)}; with {knee}.",
@@ -333,7 +349,7 @@ def _point(result: SweepResult, trial: Trial, view: View) -> Point:
     summary = _summary(trial, (view.cost,))
     return Point(
         cost=getattr(figures, view.cost),
-        quality=figures.accuracy,
+        quality=figures.score,
         tip=f"trial {trial.number}: {summary}; {settings} ({standing(result, trial)})",
         front=trial.front,
         line=trial.number in view.front,
@@ -346,7 +362,7 @@ def _point(result: SweepResult, trial: Trial, view: View) -> Point:
 def _summary(trial: Trial, costs: Iterable[Cost]) -> str:
     figures = _figures(trial)
     written = fmt.listing([_cost(figures, cost) for cost in costs])
-    return f"{fmt.percent(figures.accuracy)} at {written}"
+    return f"{figures.written} at {written}"
 
 
 def _headline_trial(result: SweepResult) -> tuple[Trial, str]:
@@ -357,14 +373,15 @@ def _headline_trial(result: SweepResult) -> tuple[Trial, str]:
     for view in result.views:
         if view.knee is not None:
             return result.trial(view.knee), f"the knee for {SHOWN_COSTS[view.cost].title}"
-    best = max(result.done, key=lambda trial: _figures(trial).accuracy)
-    return best, "the most accurate"
+    best = max(result.done, key=lambda trial: _figures(trial).quality)
+    return best, "the best score"
 
 
 def _excess(check: BudgetCheck) -> str:
     excess = abs(check.measured - check.allowed)
-    if check.name == "accuracy":
-        return f"accuracy by {fmt.points(excess).removeprefix('+')}"
+    if check.metric is not None:
+        written = fmt.gain(excess, check.metric).removeprefix("+")
+        return f"{verdict.budget_name(check)} by {written}"
     return f"{verdict.budget_name(check)} by {verdict.amount(excess, check)}"
 
 

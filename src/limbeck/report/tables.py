@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from limbeck.display import format as fmt
@@ -33,19 +33,20 @@ def quality(result: RunResult) -> Table:
     """Return the table of the quality of each artefact of the first seed."""
     shown = links(result)
 
+    measured = first(result.shipped)
+    scores = measured.scores if measured else ()
+
     def fidelity(name: str, cell: Callable[[Fidelity], str]) -> Row:
         return _row(name, shown, lambda m: cell(m.fidelity) if m.fidelity else fmt.MISSING)
 
-    interval = "… 95 % interval (Wilson)"
+    interval, metric = "… 95 % interval", result.metric
     rows = [
-        _row("Test accuracy", shown, lambda m: fmt.percent(m.accuracy.value)),
-        _row(interval, shown, lambda m: fmt.percent_interval(m.accuracy.interval)),
+        *(row for number in range(len(scores)) for row in _score_rows(shown, number)),
         _row(
-            "Correct predictions",
+            f"Validation {metric.title.lower()}",
             shown,
-            lambda m: f"{m.accuracy.correct:,} of {m.accuracy.total:,}",
+            lambda m: fmt.score(m.validation_score, metric),
         ),
-        _row("Validation accuracy", shown, lambda m: fmt.percent(m.validation_accuracy)),
         fidelity("Agreement with the teacher", lambda f: fmt.percent(f.agreement)),
         fidelity(interval, lambda f: fmt.percent_interval(f.interval)),
         fidelity("KL(teacher ‖ artefact), nats", lambda f: fmt.number(f.kl)),
@@ -54,6 +55,22 @@ def quality(result: RunResult) -> Table:
     ]
     caption = f"Each artefact of seed {result.seeds[0]} as it was exported, on the test split."
     return _table("Quality of each artefact", caption, shown, rows)
+
+
+def _score_rows(shown: Sequence[Link], number: int) -> Iterator[Row]:
+    """Yield the rows of one of the scores: its value and its interval."""
+    [measured, *_] = [found for link in shown if (found := first(link))]
+    metric = measured.scores[number].metric
+
+    def value(one: Measured) -> str:
+        return fmt.score(one.scores[number].value, metric)
+
+    def interval(one: Measured) -> str:
+        return fmt.score_interval(one.scores[number].interval, metric)
+
+    yield _row(f"Test {metric.title.lower()}", shown, value)
+    bounds = measured.scores[number].interval
+    yield _row(f"… 95 % interval{f' ({bounds.method})' if bounds else ''}", shown, interval)
 
 
 def cost(result: RunResult) -> Table:
@@ -142,25 +159,26 @@ def parity(result: RunResult) -> Table:
 
 
 def seeds(result: RunResult) -> Table:
-    """Return the table of the test accuracy of every stage, seed by seed."""
-    shown = links(result)
+    """Return the table of the test score of every stage, seed by seed."""
+    shown, metric = links(result), result.metric
 
     def interval(link: Link) -> str:
-        several = len(link.accuracy.values) > 1
-        return fmt.percent_interval(link.accuracy.interval) if several else "none: one seed"
+        several = len(link.score.values) > 1
+        return fmt.score_interval(link.score.interval, metric) if several else "none: one seed"
 
-    def accuracy(link: Link, index: int) -> str:
-        values = link.accuracy.values
-        return fmt.percent(values[index]) if index < len(values) else fmt.MISSING
+    def score(link: Link, index: int) -> str:
+        values = link.score.values
+        return fmt.score(values[index], metric) if index < len(values) else fmt.MISSING
 
     rows = [
         *(
-            Row(f"Seed {seed}", tuple(accuracy(link, index) for link in shown))
+            Row(f"Seed {seed}", tuple(score(link, index) for link in shown))
             for index, seed in enumerate(result.seeds)
         ),
-        Row("Mean", tuple(fmt.percent(link.accuracy.mean) for link in shown)),
+        Row("Mean", tuple(fmt.score(link.score.mean, metric) for link in shown)),
         Row("95 % interval", tuple(map(interval, shown))),
         Row("Time per seed", tuple(fmt.duration(link.seconds.mean) for link in shown)),
     ]
-    caption = "Test accuracy of each exported artefact; Student's t interval over seeds."
-    return _table("Accuracy per seed", caption, shown, rows)
+    title = metric.title
+    caption = f"Test {title.lower()} of each exported artefact; Student's t interval over seeds."
+    return _table(f"{title} per seed", caption, shown, rows)

@@ -6,13 +6,12 @@ import math
 from dataclasses import dataclass
 from os import PathLike
 
-from limbeck.core.measurement import Interval
+from limbeck.core.measurement import Interval, Metric, ScoreValue
 from limbeck.display import format as fmt
 from limbeck.evaluate.comparison import Verdict
 from limbeck.evaluate.costs import Latency, latency_ratio
 from limbeck.evaluate.evaluation import Evaluation
 from limbeck.evaluate.intervals import Summary, summarize
-from limbeck.evaluate.metrics import Accuracy
 from limbeck.report.result import BudgetCheck, Link, Measured, RunResult
 
 
@@ -56,7 +55,8 @@ def _at_chance(measured: Measured | None, mean: float, majority: float | None) -
     """Return whether the model is not shown to beat the majority-class baseline."""
     if measured is None or majority is None:
         return False
-    return mean <= majority or measured.accuracy.interval.low <= majority
+    interval = measured.score.interval
+    return mean <= majority or (interval is not None and interval.low <= majority)
 
 
 @dataclass(frozen=True)
@@ -65,20 +65,21 @@ class Figures:
 
     `compression`, `fewer_parameters` and `speedup` are teacher / student: above 1, the student is
     better; `speedup_range` is the range of the ratio over the blocks of the measurement. `retained`
-    is the student's mean accuracy over seeds divided by the teacher's; `majority` is the share of
-    the most frequent class among the test samples, the accuracy of a constant prediction;
-    `retained_above_majority` is the ratio of the accuracies in excess of it.
+    is the student's mean score over seeds divided by the teacher's, for shares of which higher is
+    better; `majority` is the share of the most frequent class among the test samples, the accuracy
+    of a constant prediction; `retained_above_majority` is the ratio of the scores in excess of it.
     """
 
     size: int | None
     parameters: int | None
     latency: float | None
-    accuracy: Summary
-    shipped_accuracy: Accuracy | None
+    metric: Metric
+    score: Summary
+    shipped_score: ScoreValue | None
     teacher_size: int | None
     teacher_parameters: int | None
     teacher_latency: float | None
-    teacher_accuracy: Summary | None
+    teacher_score: Summary | None
     compression: float | None
     fewer_parameters: float | None
     speedup: float | None
@@ -93,8 +94,8 @@ class Figures:
     @property
     def interval(self) -> Interval | None:
         """Return the interval over seeds; with one seed, that over the test samples."""
-        shipped = self.shipped_accuracy
-        return self.accuracy.interval or (shipped.interval if shipped else None)
+        shipped = self.shipped_score
+        return self.score.interval or (shipped.interval if shipped else None)
 
 
 def figures(result: RunResult) -> Figures:
@@ -103,23 +104,24 @@ def figures(result: RunResult) -> Figures:
     size, teacher_size = (m.cost.size_bytes if m else None for m in (shipped, teacher))
     parameters, teacher_parameters = (m.cost.parameters if m else None for m in (shipped, teacher))
     latency, teacher_latency = one_thread(shipped), one_thread(teacher)
-    accuracy = result.shipped.accuracy
-    teacher_accuracy = result.teacher.accuracy if result.teacher else None
+    score, metric = result.shipped.score, result.metric
+    teacher_score = result.teacher.score if result.teacher else None
     majority = majority_share(shipped)
     above_majority = None
-    if teacher_accuracy and majority is not None and teacher_accuracy.mean > majority:
-        excess = max(0.0, accuracy.mean - majority)
-        above_majority = excess / (teacher_accuracy.mean - majority)
+    if teacher_score and majority is not None and teacher_score.mean > majority:
+        excess = max(0.0, score.mean - majority)
+        above_majority = excess / (teacher_score.mean - majority)
     return Figures(
         size=size,
         parameters=parameters,
         latency=p50(shipped),
-        accuracy=accuracy,
-        shipped_accuracy=shipped.accuracy if shipped else None,
+        metric=metric,
+        score=score,
+        shipped_score=shipped.score if shipped else None,
         teacher_size=teacher_size,
         teacher_parameters=teacher_parameters,
         teacher_latency=p50(teacher),
-        teacher_accuracy=teacher_accuracy,
+        teacher_score=teacher_score,
         compression=quotient(teacher_size, size),
         fewer_parameters=quotient(teacher_parameters, parameters),
         speedup=quotient(p50(teacher), p50(shipped)),
@@ -129,10 +131,12 @@ def figures(result: RunResult) -> Figures:
         latency_spread=latency,
         majority=majority,
         retained_above_majority=above_majority,
-        student_at_chance=_at_chance(shipped, accuracy.mean, majority),
-        teacher_at_chance=teacher_accuracy is not None
-        and _at_chance(teacher, teacher_accuracy.mean, majority),
-        retained=quotient(accuracy.mean, teacher_accuracy.mean if teacher_accuracy else None),
+        student_at_chance=_at_chance(shipped, score.mean, majority),
+        teacher_at_chance=teacher_score is not None
+        and _at_chance(teacher, teacher_score.mean, majority),
+        retained=quotient(score.mean, teacher_score.mean if teacher_score else None)
+        if metric.unit == "share" and metric.higher_is_better
+        else None,
     )
 
 
@@ -141,7 +145,6 @@ _BUDGET_NAMES = {
     "size_mb": "size",
     "latency_ms": "latency",
     "energy_mj": "energy",
-    "accuracy_drop": "accuracy drop",
     "memory_mb": "peak memory",
     "flops": "operations",
 }
@@ -168,6 +171,8 @@ def budget_name(check: BudgetCheck) -> str:
         >>> budget_name(BudgetCheck(name="size_kb", allowed=40, measured=38, unit="kB", met=True))
         'size'
     """
+    if check.metric is not None:
+        return check.metric.title.lower() + (" drop" if check.name == "drop" else "")
     return _BUDGET_NAMES.get(check.name, check.name.replace("_", " "))
 
 
@@ -175,15 +180,18 @@ def amount(value: float, check: BudgetCheck) -> str:
     """Write the measured or the allowed value of a budget line in its unit; shares have none.
 
     Example:
-        >>> check = BudgetCheck(name="accuracy_drop", allowed=0, measured=0.02, unit="", met=False)
+        >>> metric = Metric(name="accuracy", title="Accuracy")
+        >>> check = BudgetCheck(
+        ...     name="drop", allowed=0, measured=0.02, unit="", met=False, metric=metric
+        ... )
         >>> amount(check.measured, check)
         '2 points'
     """
-    if check.name == "accuracy_drop" and not check.unit:
+    if check.metric is not None and check.metric.unit == "share":
+        if check.name == "score":
+            return fmt.percent(value)
         points = fmt.trim(fmt.number(100 * value))
         return f"{points} point" if points == "1" else f"{points} points"
-    if check.name == "accuracy" and not check.unit:
-        return fmt.percent(value)
     if value == int(value) and not check.unit:
         return fmt.integer(int(value))
     return f"{fmt.trim(fmt.number(value))} {check.unit}".rstrip()
@@ -195,11 +203,9 @@ def requirement(check: BudgetCheck) -> str:
     Example:
         >>> requirement(BudgetCheck(name="size_kb", allowed=40, measured=38, unit="kB", met=True))
         'of 40 kB allowed'
-        >>> requirement(BudgetCheck(name="accuracy", allowed=0.9, measured=1, unit="", met=True))
-        'of at least 90.00 %'
     """
     allowed = amount(check.allowed, check)
-    return f"of at least {allowed}" if check.name == "accuracy" else f"of {allowed} allowed"
+    return f"of at least {allowed}" if check.at_least else f"of {allowed} allowed"
 
 
 def sentence(result: RunResult) -> str:
@@ -208,8 +214,9 @@ def sentence(result: RunResult) -> str:
     budget = _budget_clause(result)
     if found.compression is None and found.retained is None:
         size = f"takes {fmt.size(found.size)} and " if found.size else ""
-        accuracy = f"classifies {fmt.percent(found.accuracy.mean, 1)} of the test samples correctly"
-        return f"The student {size}{accuracy}; the run had no teacher to compare it with{budget}."
+        reached = f"reaches {_named(found.score, found.metric)} on the test samples"
+        missing = "" if found.teacher_score else "; the run had no teacher to compare it with"
+        return f"The student {size}{reached}{missing}{budget}."
     smaller, warning = _compared_size(found), _warning(found)
     if warning:
         warning = f"The student {smaller}, but {warning}" if smaller else warning
@@ -224,15 +231,16 @@ FAR_ABOVE = 0.05
 
 def _warning(found: Figures) -> str:
     """Write why retained accuracy is meaningless here; empty where it is meaningful."""
-    if found.retained is None or found.teacher_accuracy is None:
+    if found.teacher_score is None:
         return ""
     constant = f"always predicting the most frequent class ({fmt.percent(found.majority, 1)})"
-    student, teacher = (fmt.percent(s.mean, 1) for s in (found.accuracy, found.teacher_accuracy))
+    title, scores = found.metric.title.lower(), (found.score, found.teacher_score)
+    student, teacher = (fmt.score(one.mean, found.metric, 1) for one in scores)
     if found.teacher_at_chance:
-        return f"its teacher, with {teacher} accuracy, is no better than {constant}"
+        return f"its teacher, with {teacher} {title}, is no better than {constant}"
     if found.student_at_chance:
-        return f"with {student} accuracy it is no better than {constant}"
-    if found.accuracy.mean - found.teacher_accuracy.mean > FAR_ABOVE:
+        return f"with {student} {title} it is no better than {constant}"
+    if found.retained and found.score.mean - found.teacher_score.mean > FAR_ABOVE:
         return (
             f"it reaches {student} where its teacher reaches {teacher}; possible causes are a "
             "teacher that does not fit these data (order of the labels, preprocessing, training) "
@@ -252,22 +260,34 @@ def _compared_size(found: Figures) -> str:
 
 
 def _retained_clause(found: Figures) -> str:
+    title = found.metric.title.lower()
     if found.retained is None:
-        return ""
+        if found.teacher_score is None:
+            return ""
+        teacher = fmt.score(found.teacher_score.mean, found.metric)
+        return f"has {_named(found.score, found.metric)} where its teacher has {teacher}"
     share = fmt.percent(found.retained, 1)
     if found.retained < 1:
-        return f"keeps {share} of its accuracy"
+        return f"keeps {share} of its {title}"
     verb = "exceeds" if _is_significantly_better(found) else "keeps all of"
-    return f"{verb} its accuracy ({share} of it)"
+    return f"{verb} its {title} ({share} of it)"
+
+
+def _named(score: Summary, metric: Metric) -> str:
+    """Write a score with its name: "97.8 % accuracy", "a mean absolute error of 0.51 °C"."""
+    if metric.unit == "share":
+        return f"{fmt.score(score.mean, metric, 1)} {metric.title.lower()}"
+    return f"{metric.title.lower()} {fmt.score(score.mean, metric)}"
 
 
 def _is_significantly_better(found: Figures) -> bool:
     """Return whether the student is better than the teacher in pairs of the same seed."""
-    students, teacher = found.accuracy.values, found.teacher_accuracy
+    students, teacher = found.score.values, found.teacher_score
     if teacher is None or len(students) != len(teacher.values):
         return False
     pairs = zip(students, teacher.values, strict=True)
-    interval = summarize([after - before for after, before in pairs]).interval
+    gains = [found.metric.gain(after, over=before) for after, before in pairs]
+    interval = summarize(gains).interval
     return interval is not None and interval.low > 0
 
 
@@ -296,36 +316,40 @@ def numbers(result: RunResult) -> tuple[Number, ...]:
     return (
         Number("Size on disk", fmt.size(found.size), teacher_size),
         Number("Compression", fmt.ratio(found.compression), (parameters, *fewer)),
-        _accuracy(found),
+        _score(found),
         _retained(found),
         _latency(found),
         _distillation_gain(result),
     )
 
 
-def _accuracy(found: Figures) -> Number:
-    """Return the mean over seeds with Student's interval, and the exported file's with Wilson's."""
-    seeds = len(found.accuracy.values)
+def _score(found: Figures) -> Number:
+    """Return the mean over seeds with Student's interval, and the exported file's with its own."""
+    seeds, metric = len(found.score.values), found.metric
     details = []
-    if found.accuracy.interval:
-        interval = fmt.percent_interval(found.accuracy.interval)
+    if found.score.interval:
+        interval = fmt.score_interval(found.score.interval, metric)
         details.append(f"mean of {fmt.plural(seeds, 'seed')}, 95 % interval {interval}")
-    if (shipped := found.shipped_accuracy) is not None:
-        value = f"exported file {fmt.percent(shipped.value)}, " if seeds > 1 else ""
-        interval = fmt.percent_interval(shipped.interval)
-        samples = fmt.integer(shipped.total)
+    if (shipped := found.shipped_score) is not None:
+        value = f"exported file {fmt.score(shipped.value, metric)}, " if seeds > 1 else ""
+        interval = fmt.score_interval(shipped.interval, metric)
+        samples = fmt.integer(shipped.samples)
         details.append(f"{value}95 % interval {interval} on {samples} test samples")
-    return Number("Accuracy", fmt.percent(found.accuracy.mean), tuple(details))
+    return Number(metric.title, fmt.score(found.score.mean, metric), tuple(details))
 
 
 def _retained(found: Figures) -> Number:
-    teacher = found.teacher_accuracy
+    teacher, title = found.teacher_score, found.metric.title
+    if teacher is not None and found.retained is None:
+        gain = found.metric.gain(found.score.mean, over=teacher.mean)
+        details = [f"teacher {fmt.score(teacher.mean, found.metric)}"]
+        return Number("Gain over the teacher", fmt.gain(gain, found.metric), tuple(details))
     details = [f"of the teacher's {fmt.percent(teacher.mean)}"] if teacher else []
     if found.retained_above_majority is not None:
         share = fmt.percent(found.retained_above_majority, 1)
         majority = fmt.percent(found.majority, 1)
         details.append(f"{share} of its margin over the majority-class baseline ({majority})")
-    return Number("Retained accuracy", fmt.percent(found.retained, 1), tuple(details))
+    return Number(f"Retained {title.lower()}", fmt.percent(found.retained, 1), tuple(details))
 
 
 def _latency(found: Figures) -> Number:
@@ -346,13 +370,13 @@ def _latency(found: Figures) -> Number:
 def _distillation_gain(result: RunResult) -> Number:
     if result.comparison is None:
         return Number("Distillation gain", fmt.MISSING, ("no label-only baseline was trained",))
-    difference = result.comparison.difference
+    difference, metric = result.comparison.difference, result.metric
     if difference.interval is None:
         detail = "one seed: no interval is possible"
     else:
-        interval = fmt.points_interval(difference.interval)
+        interval = fmt.gain_interval(difference.interval, metric)
         detail = f"mean of {fmt.plural(len(difference.values), 'seed')}, 95 % interval {interval}"
-    return Number("Distillation gain", fmt.points(difference.mean), (detail,))
+    return Number("Distillation gain", fmt.gain(difference.mean, metric), (detail,))
 
 
 def verdict_lines(result: RunResult, *, report: str | PathLike[str] | None = None) -> list[str]:

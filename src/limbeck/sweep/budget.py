@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from limbeck.errors import InputError, Problem
 from limbeck.pipeline.load_recipe import parse
 from limbeck.pipeline.recipe import Budget, Positive
+from limbeck.pipeline.results import score_checks
 from limbeck.pipeline.validate import of_validation
 from limbeck.report.result import BudgetCheck
 from limbeck.report.sweep import Figures, Trial
@@ -18,7 +19,7 @@ from limbeck.report.sweep import Figures, Trial
 class Limits(Budget):
     """The lines of `--budget`: those of a recipe's budget, and energy.
 
-    Accuracy and its drop are checked on the validation samples, since they select the trial.
+    Scores and drops are checked on the validation samples, since they select the trial.
     """
 
     energy_mj: Annotated[
@@ -29,8 +30,6 @@ class Limits(Budget):
 LINES: dict[str, tuple[str, str, float]] = {
     "size_kb": ("size", "kB", 1e3),
     "latency_ms": ("latency", "ms", 1),
-    "accuracy_drop": ("accuracy_drop", "", 1),
-    "accuracy": ("accuracy", "", 1),
     "parameters": ("parameters", "", 1),
     "flops": ("flops", "", 1),
     "memory_mb": ("memory", "MB", 1e6),
@@ -50,15 +49,18 @@ def limits_of(text: str) -> Limits:
         >>> limits_of("size_kb=30, latency_ms=0.5").latency_ms
         0.5
     """
-    content = {}
+    content: dict[str, Any] = {}
     problems = []
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (name and equals and value) or name in content:
-            allowed = "name=value once for each line, such as size_kb=30,latency_ms=0.5"
+        key, _, score = name.partition(".")
+        place = content.setdefault(key, {}) if score and key in ("score", "drop") else content
+        last = score if place is not content else name
+        if not (name and equals and value) or last in place:
+            allowed = "name=value once for each line, such as size_kb=30,drop.accuracy=0.01"
             problems.append(Problem("--budget", part, allowed))
         else:
-            content[name] = parse(value, where=f"--budget {name}")
+            place[last] = parse(value, where=f"--budget {name}")
     try:
         limits = Limits.model_validate(content)
     except ValidationError as error:
@@ -82,16 +84,26 @@ def checks(figures: Figures, limits: Limits) -> tuple[BudgetCheck, ...]:
         if value is None:
             raise InputError(Problem(f"--budget {name}", allowed, "nothing: it was not measured"))
         measured = value / divisor
-        met = measured >= allowed if name == "accuracy" else measured <= allowed
+        met = measured <= allowed
         found.append(BudgetCheck(name=name, allowed=allowed, measured=measured, unit=unit, met=met))
+    metric, teacher = figures.metric, figures.teacher_score
+    for key, lines in (("score", limits.score), ("drop", limits.drop)):
+        for name in lines:
+            if name != metric.name:
+                fix = "Trials are compared by the task's primary score."
+                raise InputError(Problem(f"--budget {key}", name, metric.name, fix))
+    if limits.drop and teacher is None:
+        raise InputError(Problem("--budget drop", limits.drop, "nothing, without a teacher"))
+    reference = None if teacher is None else {metric.name: (metric, teacher)}
+    found += score_checks(limits, {metric.name: (metric, figures.score)}, reference)
     return tuple(found)
 
 
 def miss(check: BudgetCheck) -> float:
     """Compute by how much a line is missed, 0 if it is met.
 
-    A cost is missed by its excess relative to the allowed value, an accuracy by the difference: one
-    per cent too large counts as much as one point too inaccurate.
+    A cost is missed by its excess relative to the allowed value, a share by the difference: one per
+    cent too large counts as much as one point too inaccurate. Other scores are relative, too.
 
     Example:
         >>> miss(BudgetCheck(name="size_kb", allowed=40, measured=44, unit="kB", met=False))
@@ -99,13 +111,14 @@ def miss(check: BudgetCheck) -> float:
     """
     if check.met:
         return 0.0
-    if check.name.startswith("accuracy"):
-        return abs(check.measured - check.allowed)
-    return round(check.measured / check.allowed - 1, 12)
+    excess = abs(check.measured - check.allowed)
+    if check.metric is not None and (check.metric.unit == "share" or not check.allowed):
+        return excess
+    return round(excess / abs(check.allowed), 12)
 
 
 def choose(trials: Sequence[Trial], limits: Limits) -> tuple[Trial, tuple[BudgetCheck, ...]]:
-    """Return the trial of the highest accuracy among those that meet every line, and its lines.
+    """Return the trial of the best score among those that meet every line, and its lines.
 
     Ties are broken by size, then latency, then number. If no trial meets all lines, the one with
     the smallest sum of misses is returned. At least one finished trial is required.
@@ -116,7 +129,7 @@ def choose(trials: Sequence[Trial], limits: Limits) -> tuple[Trial, tuple[Budget
         trial, lines = one
         figures = _figures(trial)
         fits = all(check.met for check in lines)
-        best = (-figures.accuracy, figures.size, figures.latency, trial.number)
+        best = (-figures.quality, figures.size, figures.latency, trial.number)
         return (not fits, sum(map(miss, lines)), *best)
 
     return min(checked, key=rank)

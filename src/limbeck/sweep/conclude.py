@@ -44,7 +44,7 @@ TIMED_APART = (
 )
 COMPARED = "For the front, latency, memory and energy are compared in steps of 5 %."
 VALIDATED = (
-    "Accuracy is that on the validation samples, which selected the trial: for the best of many "
+    "The score is that on the validation samples, which selected the trial: for the best of many "
     "trials it is biased upwards. The test samples select nothing."
 )
 ONE_SEED = "Each trial has one seed: differences of a few samples may be luck."
@@ -140,11 +140,11 @@ def _timed(plan: Plan, done: Sequence[Trial]) -> tuple[list[Trial], str]:
 
 
 def _points(done: Sequence[Trial], costs: Sequence[Cost]) -> list[list[float]]:
-    """Return accuracy and costs of each trial, rounded to distinguishable steps."""
+    """Return quality and costs of each trial, rounded to distinguishable steps."""
     found = [values(trial.figures, costs) for trial in done if trial.figures is not None]
     return [
-        [accuracy, *(_rounded(cost, value) for cost, value in zip(costs, paid, strict=True))]
-        for accuracy, *paid in found
+        [quality, *(_rounded(cost, value) for cost, value in zip(costs, paid, strict=True))]
+        for quality, *paid in found
     ]
 
 
@@ -172,7 +172,7 @@ def _chosen(plan: Plan, done: Sequence[Trial], limits: Limits) -> Chosen:
         with replacing_folder(target) as copy:
             shutil.copytree(run / folders.STUDENT, copy, dirs_exist_ok=True)
         # The only use of the test samples: nothing is selected after it.
-        test = load_run(run).shipped.measured[0].accuracy
+        test = load_run(run).shipped.measured[0].score
     else:
         shutil.rmtree(target, ignore_errors=True)
     return Chosen(number=trial.number, fits=fits, checks=checks, test=test)

@@ -1,4 +1,4 @@
-"""Objectives of a sweep: accuracy is maximised, the chosen costs are minimised."""
+"""Objectives of a sweep: the task's score is optimised, the chosen costs are minimised."""
 
 from __future__ import annotations
 
@@ -21,49 +21,44 @@ from limbeck.report.verdict import p50
 from limbeck.sweep.sampler import Sampler
 from limbeck.sweep.space import Space, size
 
-ACCURACY = "accuracy"
-
 
 def costs_of(text: str) -> tuple[Cost, ...]:
-    """Parse `--objective`: the costs besides accuracy, in the order given.
+    """Parse `--minimize`: the costs besides the task's score, in the order given.
 
     Raises:
-        InputError: A word is unknown or repeated, accuracy is missing, or there is no cost.
+        InputError: A cost is unknown or repeated.
 
     Example:
-        >>> costs_of("accuracy,size,latency")
+        >>> costs_of("size,latency")
         ('size', 'latency')
     """
     words = [word.strip() for word in text.split(",")]
-    allowed = [ACCURACY, *COSTS]
+    allowed = list(COSTS)
     problems = [
-        Problem("--objective", word, ", ".join(allowed), did_you_mean(word, allowed))
+        Problem("--minimize", word, ", ".join(allowed), did_you_mean(word, allowed))
         for word in words
         if word not in allowed
     ]
     if not problems and len(set(words)) < len(words):
-        problems.append(Problem("--objective", text, "each objective once"))
-    if not problems and (ACCURACY not in words or len(words) < 2):
-        needed = f"{ACCURACY} and at least one of {', '.join(COSTS)}"
-        problems.append(Problem("--objective", text, needed))
+        problems.append(Problem("--minimize", text, "each cost once"))
     if problems:
         raise InputError(*problems)
     return tuple(cost for word in words for cost in COSTS if cost == word)
 
 
 def directions(costs: Sequence[Cost]) -> list[Direction]:
-    """Return the direction of each objective: accuracy is maximised, every cost minimised."""
+    """Return the direction of each objective: quality is maximised, every cost minimised."""
     down: Direction = "minimize"
     return ["maximize", *(down for _ in costs)]
 
 
 def values(figures: Figures, costs: Sequence[Cost]) -> list[float]:
-    """Return the objectives of a trial's figures: accuracy, then the costs.
+    """Return the objectives of a trial's figures: quality, then the costs.
 
     Raises:
         LimbeckError: One was not measured, or is not a finite number.
     """
-    found = {name: getattr(figures, name) for name in (ACCURACY, *costs)}
+    found = {name: getattr(figures, name) for name in ("quality", *costs)}
     for name, value in found.items():
         if value is None or not math.isfinite(value):
             raise LimbeckError(f"{name} was not measured (found: {value})")
@@ -81,10 +76,10 @@ def figures_of(result: RunResult) -> Figures:
     latency = p50(first)
     if latency is None:
         raise LimbeckError("the latency on one thread was not measured")
-    accuracy = _validated(shipped)
     return Figures(
-        accuracy=accuracy,
-        accuracy_drop=None if teacher is None else _validated(teacher) - accuracy,
+        metric=result.metric,
+        score=_validated(shipped),
+        teacher_score=None if teacher is None else _validated(teacher),
         size=first.cost.size_bytes,
         latency=latency,
         flops=first.cost.flops,
@@ -95,7 +90,7 @@ def figures_of(result: RunResult) -> Figures:
 
 
 def _validated(link: Link) -> float:
-    return math.fsum(one.validation_accuracy for one in link.measured) / len(link.measured)
+    return math.fsum(one.validation_score for one in link.measured) / len(link.measured)
 
 
 TRIALS = 20
@@ -111,7 +106,7 @@ class Plan:
     Attributes:
         content: The recipe as plain data, resolved.
         space: The search space.
-        costs: The costs to minimise; accuracy is maximised.
+        costs: The costs to minimise, beside the optimised score.
         out: The sweep's folder.
         sampler: The sampler.
         trials: The total number of trials, including earlier and failed ones.

@@ -167,7 +167,7 @@ class Study:
         recipe = {name: part for name, part in self._plan.content.items() if name not in NEUTRAL}
         planned = {
             "--vary": {path: str(domain) for path, domain in sorted(self._plan.space.items())},
-            "--objective": list(self._plan.costs),
+            "--minimize": list(self._plan.costs),
             "recipe": fingerprint.of_json(recipe),
         }
         stored = self._study.user_attrs.get("planned")

@@ -4,7 +4,20 @@ A task runs a model on a batch, flattens its outputs to elements, and defines lo
 """
 
 from limbeck.core.registry import Registry, camel_case
+from limbeck.tasks.scores import Score, ScoreTable
 from limbeck.tasks.task import Batch, Kind, Output, Response, Task, mean_loss
 
-TASKS = Registry("limbeck.tasks", kind="task", attribute=camel_case, skip=("task", "checks"))
-__all__ = ["TASKS", "Batch", "Kind", "Output", "Response", "Task", "mean_loss"]
+TASKS = Registry(
+    "limbeck.tasks", kind="task", attribute=camel_case, skip=("task", "checks", "scores")
+)
+__all__ = [
+    "TASKS",
+    "Batch",
+    "Kind",
+    "Output",
+    "Response",
+    "Score",
+    "ScoreTable",
+    "Task",
+    "mean_loss",
+]

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from limbeck import losses
 from limbeck.errors import InputError, Problem
 from limbeck.tasks._model_output import LOGITS, run
+from limbeck.tasks.scores import ACCURACY, Score
 
 if TYPE_CHECKING:
-    from torchmetrics import MetricCollection
-
     from limbeck.taps import Taps
 
 Batch = Mapping[str, Tensor]
@@ -125,8 +124,9 @@ class Task(Protocol):
         """Compute the loss against the labels: one value per element of each output named."""
         ...
 
-    def metrics(self) -> MetricCollection:
-        """Return the validation metrics; the first one selects the best epoch, higher is better."""
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """Return the task's metrics; the first one selects epochs and is compared everywhere."""
         ...
 
 
@@ -154,6 +154,7 @@ class PerSample:
     name: ClassVar[str]
     inputs: ClassVar[tuple[str, ...]]
     kinds: ClassVar[Mapping[str, Kind]] = {LOGITS: "categorical"}
+    scores: ClassVar[tuple[Score, ...]] = (ACCURACY,)
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self.classes = classes
@@ -224,11 +225,3 @@ class PerSample:
         for logits in output.auxiliary:
             loss = loss + AUXILIARY_WEIGHT * losses.cross_entropy(logits, output.labels)
         return {LOGITS: loss}
-
-    def metrics(self) -> MetricCollection:
-        """Return top-1 accuracy over all samples."""
-        from torchmetrics import MetricCollection
-        from torchmetrics.classification import MulticlassAccuracy
-
-        top_1 = MulticlassAccuracy(num_classes=len(self.classes), average="micro")
-        return MetricCollection({"accuracy": top_1})

@@ -64,6 +64,7 @@ def fit(
     accelerator: Accelerator,
     resume: bool = True,
     progress_bar: ProgressBar | None = None,
+    greater_is_better: bool = True,
 ) -> History:
     """Train a scheme's student, and leave it with the weights of the best validation epoch.
 
@@ -73,7 +74,7 @@ def fit(
         scheme: The scheme that computes one step.
         train: The training samples.
         validate: A function that evaluates a model on the validation samples; its first metric
-            selects the best epoch, higher is better. NaN is worse than any value.
+            selects the best epoch. NaN is worse than any value.
         settings: The training settings.
         folder: The folder of `log.jsonl` and `checkpoint/`.
         seed: The seed of the sample order; initial weights are the caller's.
@@ -81,6 +82,7 @@ def fit(
         resume: Whether to resume from the newest valid checkpoint in `folder`, with bit-identical
             results. Otherwise older checkpoints are removed.
         progress_bar: The progress reporter, called every step and every epoch.
+        greater_is_better: Whether a higher value of the first metric is better.
 
     Raises:
         KeyboardInterrupt: The user interrupted; a checkpoint was saved first.
@@ -93,6 +95,7 @@ def fit(
         loop = _Loop(
             scheme, train, validate, settings, folder, seed, accelerator, progress_bar, channel
         )
+        loop.sign = 1.0 if greater_is_better else -1.0
         loop.begin(resume=resume)
         with SignalGuard() as signals:
             history = loop.run(signals)
@@ -150,6 +153,7 @@ class _Loop:
         self.steps_per_epoch = -(-batches // settings.gradient_accumulation_steps)
         self.total = self.steps_per_epoch * settings.epochs
         self.saved_at = time.monotonic()
+        self.sign = 1.0
 
     # -- from beginning to end --------------------------------------------------------------------
 
@@ -202,7 +206,10 @@ class _Loop:
         row["seconds"] = time.monotonic() - started
         progress.epoch += 1
         progress.rows.append(row)
-        if progress.choose(next(iter(metrics.values()), math.nan)) and self.settings.keep == "best":
+        if (
+            progress.choose(self.sign * next(iter(metrics.values()), math.nan))
+            and self.settings.keep == "best"
+        ):
             weights = self.model.state_dict()
             self.state.best = {name: value.clone() for name, value in weights.items()}
         self.state.log.write(row)

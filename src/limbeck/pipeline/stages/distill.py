@@ -68,7 +68,11 @@ class Distill(Training, ObjectiveConfig, Stage):
             same = baseline_state.weights and baseline_state.changes == begin.changes
             baseline.append(self._label_only(context, baseline_state if same else begin))
         known = (context.folder, baseline[0][0]) if baseline else candidate.newest("baseline")
-        note = weak_teacher(candidate.newest("teacher"), known) if teacher else ""
+        note = (
+            weak_teacher(candidate.newest("teacher"), known, context.task.scores[0].metric)
+            if teacher
+            else ""
+        )
         if note:
             context.progress.log(note)
         trained = [self._train(context, objective, begin=begin, teacher=teacher), *baseline]

@@ -132,13 +132,14 @@ class Quantize(Compression):
         size = pack(target).bytes_after
         exported = predict_validation(context, target)
         compared = check_compressed(
-            reference,
-            exported,
+            reference.predictions,
+            exported.predictions,
             where=context.where,
             method=self.method,
             tolerance=compressor.tolerance,
         )
         artefact = artefact_of(
+            context,
             exported,
             role="student",
             label=f"{self.method.split('_')[0]} student",

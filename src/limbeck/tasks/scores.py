@@ -1,0 +1,102 @@
+"""Scores: metrics of a task, computed from a model's outputs with parts per sample.
+
+A score is a function of sums over samples, so that it is computed batch by batch, with weights and
+in bounded memory, and resampled for its confidence interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.core.measurement import Metric
+
+Parts = NDArray[np.float64]
+"""The parts of a score per sample, `[samples, parts]`."""
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric as a function of sums over samples.
+
+    Attributes:
+        metric: Name, title, unit and direction.
+        parts: Computes each sample's parts from a model's outputs, the batch, and the elements'
+            weights by output; weights are among the parts, so that the value is a weighted mean.
+        value: Computes the metric from the sums of the parts, `[..., parts]` to `[...]`.
+
+    Example:
+        >>> outputs = {"logits": np.array([[2.0, 1.0], [0.0, 3.0]])}
+        >>> batch, weights = {"labels": np.array([0, 0])}, {"logits": np.array([3.0, 1.0])}
+        >>> float(ACCURACY.value(ACCURACY.parts(outputs, batch, weights).sum(0)))
+        0.75
+    """
+
+    metric: Metric
+    parts: Callable[[Arrays, Arrays, Arrays], Parts]
+    value: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+def _correct(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
+    correct = outputs["logits"].argmax(axis=1) == batch["labels"]
+    weight = weights["logits"].astype(np.float64)
+    return np.stack([weight * correct, weight], axis=1)
+
+
+def ratio(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide the first sum by the second; NaN without weight.
+
+    Example:
+        >>> float(ratio(np.array([3.0, 4.0])))
+        0.75
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+ACCURACY = Score(Metric(name="accuracy", title="Accuracy"), _correct, ratio)
+"""Top-1 accuracy: the weighted share of samples whose largest logit is that of the label."""
+
+
+class ScoreTable:
+    """The parts of several scores over the samples of a split.
+
+    Args:
+        scores: The scores; the first is the primary one.
+
+    Example:
+        >>> table = ScoreTable([ACCURACY])
+        >>> table.update(
+        ...     {"logits": np.eye(2)},
+        ...     {"labels": np.array([0, 0])},
+        ...     {"logits": np.ones(2)},
+        ... )
+        >>> table.values()
+        {'accuracy': 0.5}
+    """
+
+    def __init__(self, scores: Sequence[Score]) -> None:
+        self.scores = tuple(scores)
+        self._parts: dict[str, list[Parts]] = {one.metric.name: [] for one in scores}
+
+    def update(self, outputs: Arrays, batch: Arrays, weights: Arrays) -> None:
+        """Add the samples of a batch."""
+        for score in self.scores:
+            self._parts[score.metric.name].append(score.parts(outputs, batch, weights))
+
+    def parts(self, score: Score) -> Parts:
+        """Return the parts of a score, `[samples, parts]`."""
+        return np.concatenate(self._parts[score.metric.name])
+
+    def values(self) -> dict[str, float]:
+        """Compute every score over all samples, by name, the primary one first."""
+        return {
+            score.metric.name: float(score.value(self.parts(score).sum(axis=0)))
+            for score in self.scores
+        }
