@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from limbeck.pipeline.runner import run
     from limbeck.report.load import load_run
     from limbeck.schemes import Offline
-    from limbeck.serving.student import Prediction, Student, load_student
+    from limbeck.serving.student import Prediction, Student, Values, load_student
     from limbeck.taps import Taps
     from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, TopKTargets
     from limbeck.teachers import CachedTeacher, EnsembleTeacher, FrozenTeacher
@@ -46,6 +46,7 @@ __all__ = [
     "TopKTargets",
     "Training",
     "TrainingSet",
+    "Values",
     "export",
     "factorize",
     "fit",
@@ -83,6 +84,7 @@ _MODULES = {
     "TopKTargets": "targets",
     "Training": "training",
     "TrainingSet": "objective",
+    "Values": "serving.student",
     "factorize": "pipeline.functional",
     "fit": "training",
     "load_run": "report.load",

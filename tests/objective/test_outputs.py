@@ -1,5 +1,6 @@
 """Several outputs with their own elements: classes over anchors, boxes over some of them."""
 
+import inspect
 import itertools
 import math
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from limbeck import losses
 from limbeck.errors import InputError
 from limbeck.objective import Objective, Term
 from limbeck.schemes import Offline
@@ -112,7 +114,7 @@ def scheme_of(terms=None, teacher=None, **form):
     torch.manual_seed(1)
     task, student = Detection(), Detector().double()
     frozen = FrozenTeacher(Detector().double(), task, **form)
-    objective = Objective(terms or TERMS, outputs=tuple(task.kinds))
+    objective = Objective(terms or TERMS)
     return Offline(student, task, objective, teacher=teacher or frozen, probe=batch_of(3))
 
 
@@ -188,6 +190,20 @@ def test_a_task_term_may_name_one_output():
 def test_an_unknown_output_is_refused_with_the_nearest():
     with pytest.raises(InputError, match=r'output: got .boxs.;.* did you mean "boxes"'):
         scheme_of([Term("logit_mse", output="boxs")])
+
+
+@pytest.mark.parametrize("loss", sorted(losses.CLASS_LOSSES))
+@pytest.mark.parametrize("output", ["tags", "boxes"])
+def test_a_loss_of_classes_is_refused_on_another_kind(loss, output):
+    parameters = inspect.signature(losses.find(loss)).parameters
+    given = {
+        name: value
+        for name, value in {"temperature": 2.0, "smoothing": 0.1}.items()
+        if name in parameters and parameters[name].default is inspect.Parameter.empty
+    }
+    objective = Objective([Term(loss, output=output, **given)])
+    with pytest.raises(InputError, match=f"objective.{loss}: got '{output}'; allowed: a loss that"):
+        objective.check_outputs(Detection.kinds)
 
 
 def test_a_teacher_without_the_output_is_refused_with_those_it_has():
@@ -299,7 +315,7 @@ def test_head_targets_give_the_gradient_of_dense_ones():
     teacher = FrozenTeacher(Detector().double(), task, targets="head")
     assert isinstance(teacher.answer(batch).primary, HeadTargets)
     term = Term("fused_divergence", kind="forward_kl", temperature=1.0)
-    objective = Objective([term], outputs=tuple(task.kinds))
+    objective = Objective([term])
     scheme = Offline(student, task, objective, teacher=teacher, probe=batch)
     torch.testing.assert_close(gradient(scheme, [batch]), dense)
 
@@ -310,7 +326,7 @@ def test_a_teacher_equal_to_the_student_gives_zero(form):
     scheme = scheme_of(terms)
     answer = FrozenTeacher(scheme.student, Detection(), targets=form).answer(batch)
     response = Detection().respond(scheme.student, batch)
-    assert abs(float(Objective(terms, outputs=("classes",))(response, answer).total)) < 1e-9
+    assert abs(float(Objective(terms)(response, answer).total)) < 1e-9
 
 
 # -- stored targets -------------------------------------------------------------------------------
@@ -339,7 +355,7 @@ def test_stored_targets_give_the_same_loss_in_any_order(form):
     order = torch.tensor([4, 0, 6])
     found = layout.unpack(packed[order.numpy()])
     expected = teacher.answer(rows(batch, order)).targets
-    objective = Objective(divergence(), outputs=("classes", "tags"))
+    objective = Objective(divergence())
     student = Detection().respond(Detector().double(), rows(batch, order))
     totals = [objective(student, Answer(one)).total for one in (found, expected)]
     torch.testing.assert_close(*totals, rtol=1e-5, atol=1e-6)

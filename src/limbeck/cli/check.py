@@ -56,7 +56,7 @@ def _record(problem: Problem) -> dict[str, str]:
 def _lines(checked: Checked) -> Iterator[str]:
     yield f"{checked.name}: no problem found."
     rows = ", ".join(f"{count:,} {split}" for split, count in checked.rows.items())
-    yield f"  Data        {rows} rows, {checked.classes} classes"
+    yield f"  Data        {rows} rows, {checked.outputs}"
     for role, count in checked.parameters.items():
         yield f"  {role.capitalize():<10}  {count:,} parameters"
     yield f"  Stages      {', '.join(checked.stages)}"

@@ -121,7 +121,7 @@ def _of_recipe(name: str, which: Which, trusted: bool) -> tuple[nn.Module, Forwa
         raise InputError(Problem("--of", which.value, f"a model that {name} has"))
     with tempfile.TemporaryDirectory() as folder:
         data = load(recipe.data, workdir=Path(folder))
-    task = TASKS.load(recipe.task)(classes=data.classes)
+    task = TASKS.load(recipe.task).of(data)
     batch = data.validation.__getitems__([0, 1])
-    inputs: dict[str, Any] = {"classes": len(data.classes), **data.preprocess.model_inputs()}
+    inputs: dict[str, Any] = {"classes": len(data.outputs), **data.preprocess.model_inputs()}
     return build(spec, **inputs).eval(), lambda module: task.outputs(module, batch)

@@ -18,9 +18,10 @@ from limbeck.cli._terminal import show, watch
 
 if TYPE_CHECKING:
     from limbeck.errors import InputError, Problem
-    from limbeck.serving.student import Prediction
+    from limbeck.serving.student import Prediction, Values
 
-    Write = Callable[[str, Prediction | InputError], None]
+    Result = Prediction | Values | InputError
+    Write = Callable[[str, Result], None]
 
 INVALID = "(invalid)"
 WIDEST = 100
@@ -68,8 +69,11 @@ def predict(
     done = failed = 0
     # Lines at a terminal are progress enough.
     silent = quiet or (output is None and sys.stdout.isatty())
-    width = max(map(len, (INVALID, *loaded.classes)))
-    with nullcontext() if silent else watch() as progress, _writer(output, as_json, width) as write:
+    width = max(map(len, (INVALID, *loaded.classes, *loaded.targets)))
+    with (
+        nullcontext() if silent else watch() as progress,
+        _writer(output, as_json, loaded.targets, width) as write,
+    ):
         bar = progress.progress_bar("predict") if progress else None
         for result in loaded.stream(named(), batch_size=batch_size):
             write(pending.popleft(), result)
@@ -91,13 +95,17 @@ def predict(
 
 
 @contextmanager
-def _writer(output: Path | None, as_json: bool, width: int) -> Iterator[Write]:
+def _writer(
+    output: Path | None, as_json: bool, targets: tuple[str, ...], width: int
+) -> Iterator[Write]:
     """Yield a function that writes one result: to a file, or else to standard output."""
     from limbeck.core.files import replacing
+    from limbeck.errors import InputError
 
     if output is None:
         if not as_json:
-            show(f"{'label':<{width}}  probability  input")
+            columns = [f"{name:<{width}}" for name in targets or ("label",)]
+            show("  ".join((*columns, *(() if targets else ("probability",)), "input")))
         line = _json if as_json else partial(_row, width=width)
         yield lambda shown, one: show(line(shown, one))
         return
@@ -111,26 +119,41 @@ def _writer(output: Path | None, as_json: bool, width: int) -> Iterator[Write]:
         import csv
 
         table = csv.writer(file)
-        table.writerow(("input", "label", "probability", "error"))
-        yield lambda shown, one: table.writerow((shown, *_cells(one)))
+        heads = targets or ("label", "probability")
+        table.writerow(("input", *heads, "error"))
+
+        def write(shown: str, one: Result) -> None:
+            if isinstance(one, InputError):
+                table.writerow((shown, *[""] * len(heads), str(one)))
+            else:
+                table.writerow((shown, *_cells(one), ""))
+
+        yield write
 
 
-def _row(shown: str, result: Prediction | InputError, *, width: int) -> str:
-    label, probability, error = _cells(result)
-    value = f"{probability:.4f}" if isinstance(probability, float) else ""
+def _row(shown: str, result: Result, *, width: int) -> str:
+    from limbeck.serving.student import Prediction
+
     line = " ".join(shown.split())
     line = line if len(line) <= WIDEST else f"{line[:WIDEST]}..."
-    return f"{INVALID if error else ' '.join(label.split()):<{width}}  {value:>11}  {line}"
-
-
-def _cells(result: Prediction | InputError) -> tuple[str, float | str, str]:
-    """Return the label, its probability, and the error."""
     if isinstance(result, Exception):
-        return "", "", str(result)
-    return result.label, result.probability, ""
+        return f"{INVALID:<{width}}  {'':>11}  {line}"
+    if isinstance(result, Prediction):
+        label = " ".join(result.label.split())
+        return f"{label:<{width}}  {result.probability:>11.4f}  {line}"
+    return "  ".join((*(f"{value:<{width}.6g}" for value in result.values.values()), line))
 
 
-def _json(shown: str, result: Prediction | InputError) -> str:
+def _cells(result: Prediction | Values) -> list[float | str]:
+    """Return the label and its probability, or the values of the targets."""
+    from limbeck.serving.student import Prediction
+
+    if isinstance(result, Prediction):
+        return [result.label, result.probability]
+    return list(result.values.values())
+
+
+def _json(shown: str, result: Result) -> str:
     from dataclasses import asdict
 
     if isinstance(result, Exception):

@@ -46,6 +46,12 @@ class Metric(Result):
     higher_is_better: bool = True
 
     @property
+    def text(self) -> str:
+        """Return the title as written within a sentence: "accuracy", but "R²" and "mIoU"."""
+        is_word = self.title[1:2].islower() and self.title[1:] == self.title[1:].lower()
+        return self.title.lower() if is_word else self.title
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """Return the range of possible values."""
         return (0.0, 1.0) if self.unit == "share" else (-math.inf, math.inf)

@@ -28,11 +28,16 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Labels:
-    """The class of each row by split, the class names, and notes for the report."""
+    """The class of each row by split, the class names, and notes for the report.
+
+    Numeric targets are in `values`, float32 `[rows, targets]`; `rows` are then bins of the first
+    target, by which splits are stratified.
+    """
 
     rows: dict[str, NDArray[np.int64]]
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    values: dict[str, NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True)

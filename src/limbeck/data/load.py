@@ -18,12 +18,13 @@ from limbeck.data.labels import read_labels
 from limbeck.data.loaded import Loaded, check_columns, check_rows, check_texts
 from limbeck.data.overlap import check_overlap
 from limbeck.data.pixels import images
-from limbeck.data.preprocess import Preprocess
+from limbeck.data.preprocess import Preprocess, Target
 from limbeck.data.spec import SOURCES, DataSpec
 from limbeck.data.split import Division, Split
 from limbeck.data.stratify import check_classes, split
 from limbeck.data.tables import tables
 from limbeck.data.texts import texts
+from limbeck.data.values import measure_targets, read_values
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class Facts:
         licence: Its licence, or "not stated".
         fingerprint: A hash of the data and of every setting that changes the samples, except
             augmentation; independent of the files' location.
-        classes: The class names.
+        classes: The class names; none for regression.
+        targets: The names of numeric targets.
         train: The number of training rows.
         validation: The number of validation rows.
         test: The number of test rows.
@@ -67,6 +69,7 @@ class Facts:
     validation: int
     test: int
     notes: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ class Data:
         train: The training split; the only one that is augmented.
         validation: The validation split.
         test: The test split, used once, at the end.
-        classes: The class names, in the order of the labels.
+        classes: The class names, in the order of the labels; none for regression.
+        targets: The numeric targets with their training scale, for regression.
         preprocess: The preprocessing from an image, text or table row to model inputs; `save` it
             with the student.
         facts: Metadata for the report.
@@ -87,8 +91,14 @@ class Data:
     validation: Split
     test: Split
     classes: tuple[str, ...]
+    targets: tuple[Target, ...]
     preprocess: Preprocess
     facts: Facts
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Return the names of a model's outputs per sample: the classes, or the targets."""
+        return self.classes or tuple(one.name for one in self.targets)
 
 
 def load(spec: DataSpec, *, workdir: Path) -> Data:
@@ -112,13 +122,17 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     is_text = _is_text(spec, loaded)
     columns = _columns(spec, loaded, is_text=is_text)
     check_rows(loaded.splits)
-    labels = read_labels(loaded.splits, spec.columns.label, spec.classes)
-    rows, notes = split(labels.rows, spec)
+    if spec.targets:
+        labels = read_values(loaded.splits, spec.targets)
+        rows, notes = split(labels.rows, spec, by=f"deciles of {spec.targets[0]}")
+    else:
+        labels = read_labels(loaded.splits, spec.columns.label, spec.classes)
+        rows, notes = split(labels.rows, spec)
     check_rows({name: numbers for name, (_, numbers) in rows.items()})
     split_labels = {name: labels.rows[source][one] for name, (source, one) in rows.items()}
-    rare = check_classes(split_labels, labels.classes)
+    rare = check_classes(split_labels, labels.classes) if labels.classes else []
     groups = _read_groups(loaded.splits, rows, spec.sensitive_features)
-    division = Division(rows, labels.rows, groups)
+    division = Division(rows, labels.values or labels.rows, groups)
     if spec.table:
         ready = tables(spec.table, loaded, division)
     elif is_text:
@@ -137,13 +151,21 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         licence=licence,
         fingerprint=_fingerprint(spec, loaded, in_use),
         classes=labels.classes,
+        targets=spec.targets,
         train=len(rows["train"][1]),
         validation=len(rows["validation"][1]),
         test=len(rows["test"][1]),
         notes=(*loaded.notes, *labels.notes, *notes, *rare, *ready.notes, *overlap),
     )
-    preprocess = replace(ready.preprocess, classes=labels.classes)
-    return Data(**ready.splits, classes=labels.classes, preprocess=preprocess, facts=facts)
+    targets = measure_targets(spec.targets, ready.splits["train"].labels.numpy())
+    preprocess = replace(ready.preprocess, classes=labels.classes, targets=targets)
+    return Data(
+        **ready.splits,
+        classes=labels.classes,
+        targets=targets,
+        preprocess=preprocess,
+        facts=facts,
+    )
 
 
 def _is_text(spec: DataSpec, loaded: Loaded) -> bool:
@@ -159,7 +181,10 @@ def _columns(spec: DataSpec, loaded: Loaded, *, is_text: bool) -> tuple[str, ...
     columns = {spec.columns.text if is_text else spec.columns.image: "data.columns"}
     if spec.table:
         columns = dict.fromkeys(spec.table.columns, "data.table")
-    columns[spec.columns.label] = "data.columns"
+    if spec.targets:
+        columns |= dict.fromkeys(spec.targets, "data.targets")
+    else:
+        columns[spec.columns.label] = "data.columns"
     fix = "" if spec.table else "The columns of a table are named in data.table."
     check_columns(loaded.splits, columns, fix=fix)
     return tuple(columns)

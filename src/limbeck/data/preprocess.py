@@ -8,7 +8,8 @@ tokenizer.json beside it and the `tokenizers` library:
   channel, channels first;
 - texts: `Tokenizer.from_file("tokenizer.json").encode_batch(texts)` truncates and pads as in
   training;
-- in each, `classes` are the class names in the order of the outputs;
+- in each, `classes` are the class names in the order of the outputs; `targets` are those of
+  a regression, whose file returns them in their own units and whose weights standardised;
 - table rows: for each numeric column `(number - mean) / std`, 0 if it is missing, and with `flag` 1
   if it is missing; then for each categorical column a one-hot encoding of its value in `values`,
   with one more feature for any other value. `kind` is the type of the values in training; a whole
@@ -57,6 +58,7 @@ Side = Annotated[int, Field(gt=0, le=LARGEST_SIDE)]
 Length = Annotated[int, Field(gt=0, le=LONGEST_TEXT)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Divisor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,21 @@ class _Saved:
     def fingerprint(self) -> str:
         """Return a hash of the preprocessing: equal inputs, equal hash."""
         content = asdict(self)
-        del content["classes"]  # class names change no tensor
+        del content["classes"], content["targets"]  # these change no input
         return fingerprint.of_json(content)
 
     def _write(self, folder: Path, **more: object) -> Path:
         files.write_json(folder / FILE, {**asdict(self), "version": VERSION, **more})
         return folder / FILE
+
+
+@dataclass(frozen=True)
+class Target:
+    """A numeric target, with its mean and standard deviation over the training rows."""
+
+    name: str
+    mean: float
+    std: Deviation
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,7 @@ class ImagePreprocess(_Saved):
         mean: The mean per channel, subtracted next.
         std: The standard deviation per channel, the divisor.
         classes: The class names, in the order of the model's outputs.
+        targets: A regression's targets, in the order of the model's outputs.
     """
 
     size: tuple[Side, Side]
@@ -107,6 +119,7 @@ class ImagePreprocess(_Saved):
     kind: Literal["image"] = "image"
     resample: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bilinear"
     classes: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
 
     sample_axes: ClassVar[tuple[int, ...]] = (0, 2, 3)
 
@@ -232,6 +245,7 @@ class TextPreprocess(_Saved):
         pad: The id of the padding token.
         vocab_size: The size of the vocabulary.
         classes: The class names, in the order of the model's outputs.
+        targets: A regression's targets, in the order of the model's outputs.
     """
 
     tokenizer: str
@@ -240,6 +254,7 @@ class TextPreprocess(_Saved):
     vocab_size: Count
     kind: Literal["text"] = "text"
     classes: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
 
     def model_inputs(self) -> dict[str, int]:
         """Return the input dimensions of a model, as arguments for `limbeck.models.build.build`."""
@@ -296,12 +311,14 @@ class TablePreprocess(_Saved):
         numeric: The numeric columns, in the order of their features.
         categorical: The categorical columns, whose features come after all numeric ones.
         classes: The class names, in the order of the model's outputs.
+        targets: A regression's targets, in the order of the model's outputs.
     """
 
     numeric: tuple[Numeric, ...]
     categorical: tuple[Categorical, ...]
     kind: Literal["table"] = "table"
     classes: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 # Upper bounds reject values that can only be a slip, and would exhaust the memory or never end.
 Rows = Annotated[int, Field(gt=0, le=10**12)]
 SplitName = Literal["train", "validation", "test"]
-ADDED = {"table", "sensitive_features"}
+ADDED = {"table", "sensitive_features", "targets"}
 NO_CONTENT = {"files", "licence", "augment", "name", "max_overlap"}
 """Settings that change neither rows nor tensors, or are hashed elsewhere."""
 LARGEST_SIDE = 4096
@@ -178,6 +178,7 @@ class DataSpec(_Settings):
             expected in a table of few values are not counted.
         max_samples: The maximum number of rows per split, stratified by class.
         classes: The class names, in the order of the labels.
+        targets: Numeric target columns, for regression; the label column is then not used.
         licence: The data's licence; read from the SOURCE.txt beside the files if not given.
 
     Example:
@@ -204,6 +205,7 @@ class DataSpec(_Settings):
     max_overlap: Annotated[float, Field(ge=0, le=1)] = 0.1
     max_samples: dict[SplitName, Rows] = {}
     classes: tuple[str, ...] | None = None
+    targets: tuple[str, ...] = ()
     licence: str | None = None
 
     @model_validator(mode="after")
@@ -214,10 +216,15 @@ class DataSpec(_Settings):
             raise ValueError(f"{' and '.join(given)} are given; allowed: one of them")
         if (self.text or self.table) and self.augment:
             raise ValueError(f"augment is given for a {given[0]}; allowed: for images. Remove it")
-        if self.table and self.columns.label in self.table.columns:
-            part = "numeric" if self.columns.label in self.table.numeric else "categorical"
-            allowed = "feature columns only, without the label's"
-            raise RefusedError(Problem(f"table.{part}", self.columns.label, allowed))
+        for label in self.targets or (self.columns.label,):
+            if self.table and label in self.table.columns:
+                part = "numeric" if label in self.table.numeric else "categorical"
+                allowed = "feature columns only, without the label's"
+                raise RefusedError(Problem(f"table.{part}", label, allowed))
+        if self.targets and self.classes:
+            raise ValueError("targets and classes are given; allowed: one of them")
+        if duplicates := _duplicates(self.targets):
+            raise ValueError(f"targets names {duplicates} twice; allowed: each once")
         if duplicates := _duplicates(self.sensitive_features):
             raise ValueError(f"sensitive_features names {duplicates} twice; allowed: each once")
         if self.source in {"parquet", "csv", "imagefolder"} and "train" not in self.files:

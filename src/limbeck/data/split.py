@@ -45,7 +45,7 @@ class Split:
 
     Args:
         samples: The rows' inputs.
-        labels: The rows' classes, int64 `[rows]`.
+        labels: The rows' classes, int64 `[rows]`, or targets, float32 `[rows, targets]`.
         augment: The augmentation of images; None for none.
         fill_value: The fill value beyond an edge, `[channels]`; needed with `augment`.
         groups: The sensitive features of each row, by column, `[rows]` of names.
@@ -103,7 +103,7 @@ class Split:
         Returns:
             `image` float32 `[n, c, h, w]`, or `input_ids` and `attention_mask` int64
             `[n, longest]`, or `features` float32 `[n, width]`; and `labels`, `index`, `view`,
-            int64 `[n]`.
+            int64 `[n]`. Numeric targets are `labels` float32 `[n, targets]`.
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch = self._samples.batch(index)
@@ -164,12 +164,12 @@ class Division:
 
     Attributes:
         rows: The source split and the row indices in it, by split.
-        labels: The class of each row, by source split.
+        labels: The class of each row, or its numeric targets, by source split.
         groups: The sensitive features of each row, by split and column, where there are any.
     """
 
     rows: dict[str, tuple[str, NDArray[np.int64]]]
-    labels: dict[str, NDArray[np.int64]]
+    labels: Mapping[str, NDArray[np.int64] | NDArray[np.float32]]
     groups: dict[str, Groups] = field(default_factory=dict)
 
     def split(self, name: str, samples: Samples, **settings: Any) -> Split:

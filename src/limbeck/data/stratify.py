@@ -80,12 +80,13 @@ def _balance(
 
 
 def split(
-    labels: dict[str, NDArray[np.int64]], spec: DataSpec
+    labels: dict[str, NDArray[np.int64]], spec: DataSpec, *, by: str = "class"
 ) -> tuple[dict[str, tuple[str, NDArray[np.int64]]], tuple[str, ...]]:
     """Split the rows of the source's splits into train, validation and test.
 
-    The test rows are drawn first and do not depend on the validation share; then validation; then
-    the limits are applied. Rows stay in the source's order.
+    Rows are stratified by their labels, which `by` names. The test rows are drawn first and do not
+    depend on the validation share; then validation; then the limits are applied. Rows stay in the
+    source's order.
 
     Returns:
         The source split and row indices of each split; and notes for the report.
@@ -107,7 +108,7 @@ def split(
             rows["train"] = (source, train[~chosen])
             notes.append(
                 f"The {name} split has {count:,} of the {len(train):,} training rows, "
-                f"stratified by class with split_seed {seed}."
+                f"stratified by {by} with split_seed {seed}."
             )
     problems = []
     for name, limit in spec.max_samples.items():
@@ -121,7 +122,7 @@ def split(
             rows[name] = (source, kept[choose(own, limit, seed=seed, purpose=LIMIT, least=1)])
             notes.append(
                 f"The {name} split is limited to {limit:,} of {len(kept):,} rows, "
-                "stratified by class."
+                f"stratified by {by}."
             )
     if problems:
         raise InputError(*problems)

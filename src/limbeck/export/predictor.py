@@ -141,12 +141,12 @@ class Predictions:
     """Predictions and labels of a whole split.
 
     Attributes:
-        logits: `[n, classes]`, float32.
-        labels: The labels, `[n]`, int64.
+        logits: `[n, classes]`, float32; the values of another output are `[n, ...]`.
+        labels: The labels, `[n]`, int64; numeric targets are float32 `[n, ...]`.
     """
 
     logits: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -156,18 +156,19 @@ def predict(predictor: Predictor, batches: Iterable[Mapping[str, Any]]) -> Predi
     """Predict every batch of a split, and collect logits and labels.
 
     Args:
-        predictor: The predictor; its output `logits` is kept.
-        batches: Batches with the predictor's inputs and `label`.
+        predictor: The predictor; its first output is kept.
+        batches: Batches with the predictor's inputs and `labels`.
 
     Raises:
         InputError: There is no batch.
         LimbeckError: A prediction is NaN, so that every metric would be meaningless.
     """
     logits: list[NDArray[np.float32]] = []
-    labels: list[NDArray[np.int64]] = []
+    labels: list[NDArray[Any]] = []
     for batch in batches:
-        logits.append(np.asarray(predictor.predict(batch)["logits"], dtype=np.float32))
-        labels.append(np.asarray(batch["labels"], dtype=np.int64))
+        [first, *_] = predictor.predict(batch).values()
+        logits.append(np.asarray(first, dtype=np.float32))
+        labels.append(np.asarray(batch["labels"]))
     if not labels:
         raise InputError(Problem("batches", "none", "at least one batch"))
     predictions = Predictions(np.concatenate(logits), np.concatenate(labels))

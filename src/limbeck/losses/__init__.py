@@ -82,6 +82,14 @@ __all__ = [
     "variational_information",
     "wttm",
 ]
+CLASS_LOSSES = frozenset(
+    {
+        *("cross_entropy", "label_smoothing", "soft_target_kl", "divergence", "fused_divergence"),
+        *("dkd", "dist", "mlkd", "standardized_kl", "ttm", "wttm"),
+    }
+)
+"""Losses of distributions over exclusive classes."""
+
 BATCH_LOSSES = frozenset(
     {
         "correlation_congruence",

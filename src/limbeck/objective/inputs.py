@@ -53,7 +53,7 @@ class TermInputs:
 
     def task_mean(self, values: Mapping[str, Tensor], ready: ResolvedTerm) -> Tensor:
         """Average the task's loss over each output's elements, and sum over outputs."""
-        if ready.explicit_output:
+        if ready.output is not None:
             values = {ready.output: values[ready.output]}
         means = [
             value * self.part(name)
@@ -69,18 +69,20 @@ class TermInputs:
         if value.shape != shares.shape:
             expected = f"one value per element, {tuple(shares.shape)}"
             raise InputError(Problem(ready.name, tuple(value.shape), expected))
-        if ready.element_weight is not None and output in (None, ready.output):
+        of_term = output is None or output == self.response.name_of(ready.output)
+        if ready.element_weight is not None and of_term:
             factor = self.per_element(ready.element_weight, ready.output)
             shares = shares * factor.to(shares.dtype)
         if value.dtype != shares.dtype:
             return (value * shares).sum()
         return value.dot(shares)
 
-    def share(self, output: str) -> Tensor:
+    def share(self, output: str | None) -> Tensor:
         """Compute each element's share of an output's mean, `[elements]`.
 
         Without any weight the shares are 0, not 0 / 0.
         """
+        output = self.response.name_of(output)
         if (output, None) not in self._shares:
             weights = self.output(output).weights
             total = weights.sum() if self._total_weights is None else self._total_weights[output]
@@ -88,20 +90,13 @@ class TermInputs:
             self._shares[output, None] = weights / total.to(weights.dtype).clamp_min(least)
         return self._shares[output, None]
 
-    def part(self, output: str) -> Tensor:
+    def part(self, output: str | None) -> Tensor:
         """Compute the part of an output's mean that this batch contributes."""
         return self.share(output).sum()
 
-    def output(self, name: str) -> Output:
-        """Return one of the student's outputs.
-
-        Raises:
-            InputError: The response has no such output.
-        """
-        if name not in self.response.outputs:
-            allowed = f"one of {', '.join(self.response.outputs)}"
-            raise InputError(Problem("output", name, allowed))
-        return self.response.outputs[name]
+    def output(self, name: str | None) -> Output:
+        """Return one of the student's outputs; None is the primary one."""
+        return self.response.outputs[self.response.name_of(name)]
 
     def fused(self, ready: ResolvedTerm, loss: Loss, arguments: Mapping[str, Any]) -> Tensor:
         """Compute a loss over hidden states and a head, which weights elements itself.
@@ -151,9 +146,11 @@ class TermInputs:
             named |= {f"teacher {name} {part}": one for part, one in vars(targets).items()}
         return {name: part for name, part in named.items() if isinstance(part, Tensor)}
 
-    def per_element(self, number: PerElement, output: str) -> Tensor:
+    def per_element(self, number: PerElement, output: str | None) -> Tensor:
         """Compute a per-element number of an output for this batch."""
-        targets = None if self.answer is None else self.answer.targets.get(output)
+        targets = (
+            None if self.answer is None else self.answer.targets.get(self.response.name_of(output))
+        )
         logits = targets.logits if isinstance(targets, DenseTargets) else None
         return number(ElementContext(logits, self.output(output).labels, self._class_counts))
 
@@ -183,11 +180,12 @@ class TermInputs:
             return self.share(ready.output)
         [first, *_] = _named(ready.student[:1], self.response.taps)
         samples = self.response.taps[first].shape[0]
-        if (ready.output, samples) not in self._shares:
-            shares, output = self.share(ready.output), self.output(ready.output)
+        name = self.response.name_of(ready.output)
+        if (name, samples) not in self._shares:
+            shares, output = self.share(name), self.output(name)
             per_sample = shares.new_zeros(samples).index_add(0, output.sample_of, shares)
-            self._shares[ready.output, samples] = per_sample
-        return self._shares[ready.output, samples]
+            self._shares[name, samples] = per_sample
+        return self._shares[name, samples]
 
 
 def tempered(
@@ -234,7 +232,7 @@ def student_of(ready: ResolvedTerm, response: Response) -> Features:
     """Return the student's tensors for a term."""
     if ready.student:
         return _taken(ready, "student", ready.student, response.taps)
-    values = response.outputs[ready.output].values
+    values = response.outputs[response.name_of(ready.output)].values
     if values is None:
         fix = "Use fused_divergence, which computes logits a few rows at a time."
         given = "hidden states and a head"
@@ -245,7 +243,7 @@ def student_of(ready: ResolvedTerm, response: Response) -> Features:
 def teacher_of(ready: ResolvedTerm, response: Response, answer: Answer | None) -> Compared:
     """Return the teacher's tensors for a term, or the labels."""
     if ready.source == "labels":
-        labels = response.outputs[ready.output].labels
+        labels = response.outputs[response.name_of(ready.output)].labels
         if labels is None:
             allowed = "labels, which the loss requires"
             raise InputError(Problem(ready.name, "a batch without labels", allowed))
@@ -254,10 +252,11 @@ def teacher_of(ready: ResolvedTerm, response: Response, answer: Answer | None) -
         raise InputError(Problem(ready.name, "no teacher", "a teacher, which this term requires"))
     if ready.source == "tap":
         return _taken(ready, "teacher", ready.teacher, answer.taps)
-    if ready.output not in answer.targets:
+    output = response.name_of(ready.output)
+    if output not in answer.targets:
         allowed = f"one of the teacher's outputs: {', '.join(answer.targets)}"
-        raise InputError(Problem(f"{ready.name}.output", ready.output, allowed))
-    targets = answer.targets[ready.output]
+        raise InputError(Problem(f"{ready.name}.output", output, allowed))
+    targets = answer.targets[output]
     if ready.source in ("targets", "head"):
         return targets
     if isinstance(targets, DenseTargets | BernoulliTargets | ValueTargets):

@@ -33,13 +33,14 @@ from limbeck.objective.inputs import (
     teacher_of,
     tempered,
 )
-from limbeck.objective.resolve import ResolvedTerm, resolve
+from limbeck.objective.resolve import ResolvedTerm, check_outputs, resolve
 from limbeck.objective.result import Losses, TermLoss, TrainingSet
 from limbeck.objective.terms import Loss, Term, read
 from limbeck.targets import Answer, DenseTargets
-from limbeck.tasks import Output, Response
+from limbeck.tasks import Kind, Output, Response
 
 TaskLoss: TypeAlias = Callable[[Response], Mapping[str, Tensor]]
+LOGITS = "logits"
 IGNORED = -100
 """The label of elements without a label in torch and transformers."""
 
@@ -57,7 +58,6 @@ class Objective:
 
     Args:
         terms: The terms, at least one.
-        outputs: The names of the task's outputs; the first is the default of a term.
         measure_every: The interval in optimiser steps of gradient norm measurements; 0 for none,
             unless a term's weight is `"auto"`.
 
@@ -82,17 +82,15 @@ class Objective:
         self,
         terms: Iterable[Term],
         *,
-        outputs: Sequence[str] = ("logits",),
         measure_every: int = 0,
     ) -> None:
         self.terms = tuple(terms)
-        self._primary = outputs[0]
         self.connectors = nn.ModuleDict()
         self._class_counts: tuple[int, ...] | None = None
         if not self.terms:
             raise InputError(Problem("objective", "no terms", "at least one term"))
         placed = [(f"objective.{place}", term) for place, term in enumerate(self.terms)]
-        self._ready = resolve(placed, outputs=outputs)
+        self._ready = resolve(placed)
         for ready, term in zip(self._ready, self.terms, strict=True):
             if isinstance(term.connector, nn.Module):
                 self.connectors[ready.name] = connectors.as_pair_connector(term.connector)
@@ -111,7 +109,6 @@ class Objective:
         entries: object,
         *,
         where: str = "objective",
-        outputs: Sequence[str] = ("logits",),
         measure_every: int = 0,
     ) -> Objective:
         """Build an objective from a recipe's entries.
@@ -119,7 +116,6 @@ class Objective:
         Args:
             entries: A list of `{loss name: {settings}}`, or a method, `{name: {settings}}`.
             where: The key in the recipe, for messages.
-            outputs: The names of the task's outputs.
             measure_every: See the class.
 
         Raises:
@@ -134,8 +130,8 @@ class Objective:
         """
         if isinstance(entries, Mapping) and entries:
             terms = methods.read(entries, where=where)
-            resolve([(where, term) for term in terms], outputs=outputs)
-            return cls(terms, outputs=outputs, measure_every=measure_every)
+            resolve([(where, term) for term in terms])
+            return cls(terms, measure_every=measure_every)
         if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
             allowed = "a list of {loss: {setting: value}}, or {method: {setting: value}}"
             raise InputError(Problem(where, entries, allowed))
@@ -145,10 +141,10 @@ class Objective:
             place = f"{where}.{position}"
             with gathering(problems):
                 terms.append(read(entry, where=place))
-                resolve([(place, terms[-1])], outputs=outputs)
+                resolve([(place, terms[-1])])
         if problems:
             raise InputError(*problems)
-        return cls(terms, outputs=outputs, measure_every=measure_every)
+        return cls(terms, measure_every=measure_every)
 
     @functools.cached_property
     def student_taps(self) -> list[str]:
@@ -173,6 +169,17 @@ class Objective:
         compared = [term for term in self._ready if term.needs_teacher and term.source != "tap"]
         per_element = any(term.element_weight or term.element_temperature for term in compared)
         return all(term.source in ("targets", "head") for term in compared) and not per_element
+
+    def check_outputs(self, kinds: Mapping[str, Kind]) -> None:
+        """Check that a task has the outputs of the terms, and that the losses fit their kinds.
+
+        Args:
+            kinds: The task's `kinds`.
+
+        Raises:
+            InputError: The message lists every problem.
+        """
+        check_outputs(self._ready, kinds)
 
     def modules(self) -> dict[str, nn.Module]:
         """Return the modules of the objective, by name; none of them is in the student's file."""
@@ -308,7 +315,7 @@ class Objective:
             sample_of=sample_of.repeat_interleave(max(1, len(rows) // max(1, samples))),
             labels=labels,
         )
-        name = self._primary
+        name = LOGITS
         answer = None
         if teacher_logits is not None:
             kept = teacher_logits.detach().reshape(-1, teacher_logits.shape[-1])

@@ -28,7 +28,9 @@ from limbeck.objective.terms import (
     weight_of,
 )
 from limbeck.taps import is_pattern
+from limbeck.tasks import Kind
 
+CLASSES: Kind = "categorical"
 Source: TypeAlias = Literal["labels", "targets", "logits", "tap", "head"]
 
 
@@ -42,8 +44,8 @@ class ResolvedTerm:
         builtin: The loss's name in `limbeck.losses`; empty for a user's own.
         source: The second argument of the loss; `head`: its arguments are the student's hidden
             states and head, and the teacher's targets.
-        output: The task's output whose values, targets and weights the term uses.
-        explicit_output: Whether the output was named, not the default.
+        output: The task's output whose values, targets and weights the term uses; None for the
+            primary one.
         student: The paths of the student's modules; empty for the output itself.
         teacher: The paths of the teacher's modules; empty for the targets or labels.
         multi_layer: Whether the loss gets a tuple on both sides: of several paths, or a pattern.
@@ -62,8 +64,7 @@ class ResolvedTerm:
     loss: Loss | None
     builtin: str
     source: Source
-    output: str
-    explicit_output: bool
+    output: str | None
     student: tuple[str, ...]
     teacher: tuple[str, ...]
     multi_layer: bool
@@ -91,19 +92,18 @@ class ResolvedTerm:
         return {**self.constant, **{key: float(of(progress)) for key, of in self.scheduled.items()}}
 
 
-def resolve(terms: Iterable[tuple[str, Term]], *, outputs: Sequence[str]) -> list[ResolvedTerm]:
+def resolve(terms: Iterable[tuple[str, Term]]) -> list[ResolvedTerm]:
     """Resolve the names of terms, and check their settings.
 
     Args:
         terms: Terms with their keys in the recipe, for messages.
-        outputs: The names of the task's outputs; the first is the default of a term.
 
     Raises:
         InputError: The message lists every problem of every term.
 
     Example:
         >>> term = Term("soft_target_kl", temperature=4)
-        >>> [ready] = resolve([("objective.0", term)], outputs=["logits"])
+        >>> [ready] = resolve([("objective.0", term)])
         >>> ready.name, ready.source, ready.weight, dict(ready.constant)
         ('soft_target_kl', 'logits', Constant(value=1.0), {'temperature': 4.0})
     """
@@ -112,13 +112,37 @@ def resolve(terms: Iterable[tuple[str, Term]], *, outputs: Sequence[str]) -> lis
     for where, term in terms:
         with gathering(problems):
             name = _unique(_base_name(term.loss), [other.name for other in ready])
-            ready.append(_prepare(term, name, f"{where}.{_base_name(term.loss)}", outputs))
+            ready.append(_prepare(term, name, f"{where}.{_base_name(term.loss)}"))
     if problems:
         raise InputError(*problems)
     return ready
 
 
-def _prepare(term: Term, name: str, where: str, outputs: Sequence[str]) -> ResolvedTerm:
+def check_outputs(terms: Iterable[ResolvedTerm], kinds: Mapping[str, Kind]) -> None:
+    """Check that the outputs of terms exist, and that their losses fit the outputs' kinds.
+
+    Args:
+        terms: The terms.
+        kinds: The kind of each of the task's outputs, the primary one first.
+
+    Raises:
+        InputError: The message lists every problem.
+    """
+    problems = []
+    for term in terms:
+        output = next(iter(kinds)) if term.output is None else term.output
+        if output not in kinds:
+            fix = did_you_mean(output, kinds)
+            problems.append(Problem(f"{term.name}.output", output, ", ".join(kinds), fix))
+        elif not term.student and term.builtin in losses.CLASS_LOSSES and kinds[output] != CLASSES:
+            fix = "Use logit_mse on values, or losses of your own; others compare features."
+            allowed = f"a loss that compares {kinds[output]} outputs, not classes"
+            problems.append(Problem(f"objective.{term.name}", output, allowed, fix))
+    if problems:
+        raise InputError(*problems)
+
+
+def _prepare(term: Term, name: str, where: str) -> ResolvedTerm:
     loss = _find(term.loss, where)
     signature = signature_of(loss)
     arguments = read_arguments(term, signature, where)
@@ -128,9 +152,6 @@ def _prepare(term: Term, name: str, where: str, outputs: Sequence[str]) -> Resol
         check_settings(term, where)
     with gathering(problems):
         weight = weight_of(term, f"{where}.weight")
-    if term.output is not None and term.output not in outputs:
-        fix = did_you_mean(term.output, outputs)
-        problems.append(Problem(f"{where}.output", term.output, ", ".join(outputs), fix))
     if problems:
         raise InputError(*problems)
     own = not isinstance(term.loss, str) or term.loss.startswith(PYTHON)
@@ -145,8 +166,7 @@ def _prepare(term: Term, name: str, where: str, outputs: Sequence[str]) -> Resol
         loss=loss,
         builtin=of_catalogue,
         source=source,
-        output=outputs[0] if term.output is None else term.output,
-        explicit_output=term.output is not None,
+        output=term.output,
         student=student,
         teacher=_paths(term.teacher) if source == "tap" else (),
         multi_layer=any(

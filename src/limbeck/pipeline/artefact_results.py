@@ -147,7 +147,7 @@ def _compute(candidate: Candidate, context: Context) -> ArtefactResults:
             context.tested[one.artefact.role] = one.predictions
     rows: list[int] = []
     shown: list[Disagreement] = []
-    if teacher and student:
+    if teacher and student and context.task.classes:
         pair = teacher.predictions, student.predictions
         rows = disagreements(*pair)
         shown = [disagreement(row, context.data.test, *pair) for row in rows[:SHOWN]]
@@ -157,7 +157,7 @@ def _compute(candidate: Candidate, context: Context) -> ArtefactResults:
         places=tuple(one.place for one in tested),
         measured=tuple(_measured(one, teacher, context) for one in tested),
         class_similarity=similarity(predict_validation(context, teacher.path).predictions, classes)
-        if teacher
+        if teacher and classes
         else None,
         disagreements=tuple(shown),
         disagreement_count=len(rows),
@@ -221,7 +221,8 @@ def _costed(path: Path, artefact: Artefact, context: Context) -> Costed:
 
 
 def _measured(one: _Tested, teacher: _Tested | None, context: Context) -> Measured:
-    compared = teacher if one.artefact.role != "teacher" else None
+    classes = bool(context.task.classes)
+    compared = teacher if classes and one.artefact.role != "teacher" else None
     return Measured(
         seed=context.seed,
         file=one.path.relative_to(context.run).as_posix(),
@@ -229,9 +230,9 @@ def _measured(one: _Tested, teacher: _Tested | None, context: Context) -> Measur
         validation_score=one.artefact.validation_score,
         scores=one.scores,
         fidelity=fidelity(one.predictions, compared.predictions) if compared else None,
-        calibration=calibration(one.predictions),
+        calibration=calibration(one.predictions) if classes else None,
         cost=one.cost,
         parity=one.artefact.parity,
-        confusion=confusion_matrix(one.predictions),
-        right=pack_right(one.predictions),
+        confusion=confusion_matrix(one.predictions) if classes else (),
+        right=pack_right(one.predictions) if classes else "",
     )

@@ -130,7 +130,7 @@ def artefact_of(context: Context, exported: Predicted, **fields: Any) -> Artefac
     return Artefact(
         file="model.onnx",
         validation_score=exported.scores.values()[context.task.scores[0].metric.name],
-        chance=chance_test(exported.predictions),
+        chance=chance_test(exported.predictions) if context.task.classes else None,
         **fields,
     )
 

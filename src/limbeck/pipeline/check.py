@@ -25,7 +25,7 @@ class Checked(Result):
         name: The recipe's name.
         out: The run folder.
         rows: Number of rows per split.
-        classes: Number of classes.
+        outputs: The number of outputs per sample, such as "10 classes".
         parameters: Number of parameters of each model before any change.
         stages: The names of the stages, in order.
         reused: Per seed, the stages already done by an earlier run in the folder.
@@ -35,7 +35,7 @@ class Checked(Result):
     name: str
     out: str
     rows: dict[str, int]
-    classes: int
+    outputs: str
     parameters: dict[str, int]
     stages: tuple[str, ...]
     reused: dict[int, tuple[str, ...]]
@@ -68,7 +68,7 @@ def check(recipe: Recipe, *, out: Path, watch: ProgressReporter | None = None) -
             name=recipe.name,
             out=str(out),
             rows={"train": facts.train, "validation": facts.validation, "test": facts.test},
-            classes=len(work.data.classes),
+            outputs=f"{len(work.data.outputs)} {'classes' if work.data.classes else 'targets'}",
             parameters=trial.parameters,
             stages=tuple(name for name, _ in work.stages),
             reused={seed: tuple(names) for seed, names in work.unchanged(out).items()},

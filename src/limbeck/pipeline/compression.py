@@ -21,7 +21,7 @@ from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.teacher_checks import weak_teacher
 from limbeck.pipeline.train import train, training_of
 from limbeck.pipeline.validate import located, of_validation
-from limbeck.tasks import mean_loss
+from limbeck.tasks import mean_loss, primary_output
 from limbeck.training import Training
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def _calibration(
 
     return CalibrationContext(
         batches=batches,
-        forward=lambda model, one: task.outputs(model, one)["logits"],
+        forward=lambda model, one: primary_output(task, model, one),
         loss=lambda model, one: mean_loss(task, task.respond(model, one)),
         validate=validate,
         seed=context.seed,

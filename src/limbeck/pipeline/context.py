@@ -76,7 +76,7 @@ class Context:
     def fit(self) -> dict[str, Any]:
         """Return what a model must fit: the classes, and channels, tokens or features."""
         return {
-            "classes": len(self.data.classes),
+            "classes": len(self.data.outputs),
             "class_names": self.data.classes,
             "normalization": normalization_of_data(self.data.preprocess),
             **self.data.preprocess.model_inputs(),

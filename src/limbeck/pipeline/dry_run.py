@@ -18,6 +18,7 @@ from limbeck.pipeline.parity import COMPANY
 from limbeck.pipeline.stage_order import loads_teacher, stage_paths
 from limbeck.pipeline.statements import check_models, trains_teacher
 from limbeck.pipeline.validate import of_model
+from limbeck.tasks import primary_output
 from limbeck.tasks.checks import check_modes
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def _answers(context: Context, model: nn.Module, where: str) -> None:
     batch = {name: tensor.cpu() for name, tensor in example_batch(context).items()}
     try:
         with torch.no_grad():
-            logits = context.task.outputs(model.cpu(), batch)["logits"]
+            logits = primary_output(context.task, model.cpu(), batch)
             shape = tuple(logits.shape)
         if logits.dtype in (torch.float16, torch.bfloat16):
             fix = "Remove the cast of the model's forward pass: `precision` sets one for training."
@@ -215,11 +216,12 @@ def _answers(context: Context, model: nn.Module, where: str) -> None:
         raise InputError(
             Problem(where, shapes, "a batch that the model can answer", fix)
         ) from error
-    expected = (2, len(context.task.classes))
+    expected = (2, len(context.data.outputs))
     if shape != expected:
         given = f"answers of shape {shape} to two samples"
-        classes = f"{expected}: the data has {expected[1]} classes"
-        raise InputError(Problem(where, given, classes, "Change the model, or `data.classes`."))
+        kind = "classes" if context.data.classes else "targets"
+        allowed = f"{expected}: the data has {expected[1]} {kind}"
+        raise InputError(Problem(where, given, allowed, f"Change the model, or `data.{kind}`."))
 
 
 def _has_a_head(context: Context, spec: ModelSpec, model: nn.Module, where: str) -> None:
@@ -244,7 +246,7 @@ def _returns_what_it_states(
     inputs = {name: batch[name] for name in context.task.inputs}
 
     def run() -> Tensor:
-        return context.task.outputs(model, inputs)["logits"]
+        return primary_output(context.task, model, inputs)
 
     check_output_type(model, run, output_type=spec.output_type, where=where)
 

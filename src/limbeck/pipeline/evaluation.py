@@ -78,8 +78,9 @@ def evaluation(
     inputs = build_context(candidate, context, limit=stage.max_samples)
     done: list[EvaluationResult] = []
     failed: list[Failed] = []
-    names = list(stage.selected)
-    for number, (name, settings) in enumerate(stage.selected.items(), start=1):
+    selected = stage.selected(context.data.classes)
+    names = list(selected)
+    for number, (name, settings) in enumerate(selected.items(), start=1):
         path = context.run / FOLDER / f"{name}.json"
         key = fingerprint.of_json([stage.max_samples, name, settings, _files(settings)])
         kept = _kept(path)
@@ -161,7 +162,7 @@ def build_context(candidate: Candidate, context: Context, *, limit: int) -> Eval
         teacher=_model(candidate, context, "teacher", context.recipe.teachers),
         batches=lambda: _arrays(context, data.test),
         validation=lambda: _arrays(context, data.validation),
-        classes=tuple(data.classes),
+        classes=tuple(data.outputs),
         normalization=normalization,
         texts=texts,
         sensitive_features=data.test.groups,

@@ -75,7 +75,8 @@ def check_export(
     [difference] = compare(
         {"logits": reference.logits}, {"logits": found.logits}, tolerance=tolerance, rounded=rounded
     )
-    if not difference.within or (rounded and agreement(reference, found) < BOUNDARY):
+    ranked = rounded and not is_real(reference)
+    if not difference.within or (ranked and agreement(reference, found) < BOUNDARY):
         fix = (
             "Likely cause: an operator that ONNX Runtime computes otherwise, or a forward pass "
             "that branches on sizes, on values or on `self.training`."
@@ -91,8 +92,8 @@ def check_compressed(
     """Compare a compressed file with the float file; raise beyond the tolerance.
 
     The error is the root mean square of the difference of logits, divided by that of the float
-    file's logits, both minus their mean over the classes. The tolerance limits this error and the
-    share of samples with another top class.
+    file's logits, both minus their mean over the classes; for real values, minus the mean over the
+    samples. The tolerance limits this error and the share of samples with another top class.
 
     Returns:
         A sentence with the figures, for the record.
@@ -106,12 +107,11 @@ def check_compressed(
         >>> check_compressed(one, two, where="2-quantize", method="int8_static", tolerance=0.1)
         'differs from the float file by 5.0 % in logits, and in the top class on 0.0 % of 2 samples'
     """
-    error = relative_error(reference, compressed)
-    changed = 1 - agreement(reference, compressed)
-    text = (
-        f"differs from the float file by {100 * error:.1f} % in logits, and in the top class on "
-        f"{100 * changed:.1f} % of {len(reference)} samples"
-    )
+    error, real = relative_error(reference, compressed), is_real(reference)
+    changed = 0.0 if real else 1 - agreement(reference, compressed)
+    text = f"differs from the float file by {100 * error:.1f} % in "
+    text += "values" if real else "logits, and in the top class"
+    text += f" on {'' if real else f'{100 * changed:.1f} % of '}{len(reference)} samples"
     if error <= tolerance and changed <= tolerance:
         return text
     fix = (
@@ -133,9 +133,16 @@ def relative_error(reference: Predictions, other: Predictions) -> float:
     one, two = (np.where(left_out, np.nan, side) for side in (one, two))
     if not (np.isfinite(one) == np.isfinite(two)).all() or np.isnan(two[~left_out]).any():
         return math.inf
-    one, two = (side - np.nanmean(side, axis=1, keepdims=True) for side in (one, two))
+    # Values have an offset per target, logits one per sample.
+    axis = 0 if is_real(reference) else 1
+    one, two = (side - np.nanmean(side, axis=axis, keepdims=True) for side in (one, two))
     size = max(float(np.nanmean(np.square(one))), 1e-30)
     return math.sqrt(float(np.nanmean(np.square(one - two))) / size)
+
+
+def is_real(predictions: Predictions) -> bool:
+    """Return whether predictions are real values, not logits of classes."""
+    return predictions.labels.dtype.kind == "f"
 
 
 def agreement(reference: Predictions, other: Predictions) -> float:

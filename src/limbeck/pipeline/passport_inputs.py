@@ -51,7 +51,7 @@ def passport_inputs(
         timestamp=datetime.fromisoformat(environment.started),
         architecture=_architecture(result.recipe["student"] or result.recipe["teacher"]),
         inputs=tuple(f"{name} {_shape(example[name])}" for name in task.inputs),
-        outputs=(f"logits float32 [n, {len(task.classes)}]",),
+        outputs=tuple(f"{name} float32 [n, {len(data.outputs)}]" for name in task.kinds),
         teachers=tuple(_teachers(recipe, lineage, dataset, accuracy)),
         data=(dataset,),
         recipe=result.recipe,
@@ -194,7 +194,8 @@ def _metrics(one: Measured, teacher: Link | None) -> Iterator[MetricFacts]:
     """Yield the metrics of the shipped file, the first seed's."""
     for score in one.scores:
         yield _of_test(score.metric.name, score.value, score.interval)
-    yield _of_test("expected_calibration_error", one.calibration.ece)
+    if one.calibration is not None:
+        yield _of_test("expected_calibration_error", one.calibration.ece)
     yield MetricFacts("size", one.cost.size_bytes, unit="bytes")
     yield MetricFacts("parameters", one.cost.parameters)
     yield MetricFacts("flops", one.cost.flops)

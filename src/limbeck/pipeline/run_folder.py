@@ -224,7 +224,7 @@ def open_run(run: Path, *, watch: ProgressReporter) -> tuple[Candidate, Context]
     return candidate, Context(
         recipe=recipe,
         data=data,
-        task=TASKS.load(recipe.task)(classes=data.classes),
+        task=TASKS.load(recipe.task).of(data),
         seed=recipe.seeds[0],
         folder=run,
         run=run,

@@ -110,7 +110,7 @@ class Work:
         with accelerator.main_process_first():
             _, self.data = cast("tuple[None, Data]", gathered([self._find_files, self._load]))
             self.recipe = with_statements(recipe, self.data)
-        self.task = TASKS.load(recipe.task)(classes=self.data.classes)
+        self.task = TASKS.load(recipe.task).of(self.data)
         self.inputs = reuse.Inputs(lambda spec: self._context(0).build(spec, seed=0))
         if loads_teacher(recipe, self.stages):
             self.stages = [("load", Load()), *self.stages]

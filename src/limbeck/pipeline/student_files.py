@@ -99,7 +99,7 @@ def check_code(model: nn.Module, context: Context, folder: Path, *, where: str) 
     rows = context.data.validation
     batch = rows.__getitems__(rows.spread(ROWS))
     inputs = {name: batch[name].numpy() for name in context.task.inputs}
-    expected = TorchPredictor(model.cpu(), context.task).predict(inputs)["logits"]
+    [expected] = TorchPredictor(model.cpu(), context.task).predict(inputs).values()
     code = loading_code(context.task.name)
     check_standalone(folder, code, inputs, expected, where=where)
 

@@ -42,7 +42,7 @@ def check_teacher(candidate: Candidate, context: Context) -> None:
         return
     specs = context.recipe.teachers
     loaded = link.record.stage == "load"
-    checked = any(map(_must_beat_chance, specs))
+    checked = any(_must_beat_chance(spec, context) for spec in specs)
     problems: list[Problem] = []
     if artefact.chance is not None and checked:
         problems += _of_chance(artefact.chance, "teacher", loaded=loaded)
@@ -70,7 +70,7 @@ def check_loaded(models: Sequence[nn.Module], context: Context) -> None:
     parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
     recipe, problems = context.recipe, list[Problem]()
     for where, spec, model in zip(recipe.teacher_paths, recipe.teachers, models, strict=True):
-        if _must_beat_chance(spec):
+        if _must_beat_chance(spec, context):
             predictor = TorchPredictor(model, context.task)
             found = chance_test(predict(predictor, map(split.__getitems__, parts)))
             problems += _of_chance(found, where, loaded=True)
@@ -78,8 +78,9 @@ def check_loaded(models: Sequence[nn.Module], context: Context) -> None:
         raise InputError(*problems)
 
 
-def _must_beat_chance(spec: ModelSpec) -> bool:
-    return spec.expect is None or spec.expect.above_chance
+def _must_beat_chance(spec: ModelSpec, context: Context) -> bool:
+    above_chance = spec.expect is None or spec.expect.above_chance
+    return above_chance and bool(context.task.classes)
 
 
 def _member(
@@ -95,7 +96,7 @@ def _of_members(candidate: Candidate, context: Context, *, loaded: bool) -> Iter
     recipe, state = context.recipe, candidate.state("teacher")
     members = zip(recipe.teacher_paths, recipe.teachers, state.weights, strict=True)
     for where, spec, weights in members:
-        if _must_beat_chance(spec):
+        if _must_beat_chance(spec, context):
             model = _member(spec, weights, context, state.changes)
             batches = context.data.validation.batches(EVALUATION_BATCH)
             found = chance_test(predict(TorchPredictor(model, context.task), batches))
@@ -188,6 +189,6 @@ def weak_teacher(
     scores = (fmt.score(one.validation_score, metric) for one in (teacher, baseline))
     return (
         f"The teacher is no better than the label-only student: {' and '.join(scores)} "
-        f"({metric.title.lower()} on validation). Distillation may bring nothing: "
+        f"({metric.text} on validation). Distillation may bring nothing: "
         "consider a better teacher, or the label-only student."
     )

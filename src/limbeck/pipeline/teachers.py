@@ -36,10 +36,15 @@ class EnsembleModule(nn.Module):
         self._task = task
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
-        """Compute the logarithm of the members' mean probability."""
+        """Compute the logarithm of the members' mean probability, or their mean value."""
         batch: Batch = dict(zip(self._task.inputs, inputs, strict=False)) | named
-        logits = [self._task.outputs(member, batch)["logits"] for member in self.members]
-        mean = torch.stack([one.softmax(-1) for one in logits]).mean(0)
+        # Not the task's outputs, which an export of this module scales to the targets' units.
+        responses = [self._task.respond(member, batch) for member in self.members]
+        outputs = [one.primary.values for one in responses if one.primary.values is not None]
+        [kind, *_] = self._task.kinds.values()
+        if kind != "categorical":
+            return torch.stack(outputs).mean(0)
+        mean = torch.stack([one.softmax(-1) for one in outputs]).mean(0)
         # Far below float32's resolution of a probability, far above where its logarithm overflows.
         return mean.clamp(min=1e-30).log()
 

@@ -74,7 +74,7 @@ def _rows(context: Context, settings: Training) -> tuple[list[int], list[int]]:
         for batch in (max(batches, key=len), min(batches, key=len))
     ]
     count = len(shares[0])
-    labels = train.labels.tolist()
+    labels = train.labels.tolist() if context.task.classes else []
     firsts = {label: row for row, label in reversed([*enumerate(labels)])}
     # A row of each class, the longest and the shortest text, then others to fill the batch.
     chosen = [*sorted(firsts.values())[: count // 2], *train.spread(max(2, count // 4)), *shares[0]]
@@ -181,8 +181,8 @@ def train(
 def training_set(context: Context) -> TrainingSet:
     """Return the training set's description, for terms that need it."""
     labels, classes = context.data.train.labels, len(context.task.classes)
-    counts = labels.bincount(minlength=classes)
-    return TrainingSet(samples=len(labels), class_counts=tuple(counts.tolist()))
+    counts = labels.bincount(minlength=classes).tolist() if classes else []
+    return TrainingSet(samples=len(labels), class_counts=tuple(counts))
 
 
 def training_of(settings: Training) -> Training:

@@ -23,12 +23,13 @@ def render_card(result: RunResult, *, usage: str | None = None, licence: str = "
         usage: How to use the student, as Markdown; by default two snippets for the task.
         licence: The student's licence as Hugging Face names it (`apache-2.0`, `mit`, `other` …).
     """
-    shipped = first(result.shipped)
+    shipped, data = first(result.shipped), result.data
+    names, kind = data.classes or data.targets, "Classes" if data.classes else "Targets"
     sections = [
         _front_matter(result, licence),
         f"# {plain(result.name)}\n\n{verdict.sentence(result)}\n\n{_description(result)}",
         f"## Usage\n\n{(usage or default_usage(result.task)).strip()}\n\n"
-        f"Classes in the order of the outputs: {plain(', '.join(result.data.classes))}.",
+        f"{kind} in the order of the outputs: {plain(', '.join(names))}.",
         f"## Results\n\n{_results(result)}",
         f"## Budget\n\n{_budget(result)}",
         f"## Quality, cost and export parity\n\n{_tables(result)}",
@@ -47,7 +48,7 @@ def _front_matter(result: RunResult, licence: str) -> str:
     evaluation = {
         "task": {"type": task},
         "dataset": {"name": data, "type": data, "split": "test"},
-        "metrics": [{"type": metric.name, "value": value, "name": f"Test {metric.title.lower()}"}],
+        "metrics": [{"type": metric.name, "value": value, "name": f"Test {metric.text}"}],
     }
     content = {
         "license": licence.lower() if known else "other",
@@ -63,8 +64,9 @@ def _front_matter(result: RunResult, licence: str) -> str:
 
 def _description(result: RunResult) -> str:
     task = result.task.replace("_", " ")
-    classes, data = len(result.data.classes), plain(result.data.name)
-    student = f"A student for {task} of {classes} classes on {data}"
+    classes, targets = len(result.data.classes), result.data.targets
+    subject = f"{classes} classes" if classes else plain(fmt.listing(list(targets)))
+    student = f"A student for {task} of {subject} on {plain(result.data.name)}"
     stages = " → ".join(plain(link.label) for link in result.chain)
     if result.teacher is None:
         return f"{student}, trained without a teacher. Stages: {stages}."

@@ -29,7 +29,7 @@ def _missing(result: RunResult) -> Iterator[tuple[str, str]]:
     comparisons = result.evaluation.comparisons if result.evaluation else ()
     if not any(one.name.startswith("Energy of the training") for one in comparisons):
         yield "Energy", "The energy of the training was not compared with that of inference."
-    teacher, retained = result.recipe.get("teacher"), f"Retained {result.metric.title.lower()}"
+    teacher, retained = result.recipe.get("teacher"), f"Retained {result.metric.text}"
     if result.teacher is None:
         yield retained, "There was no teacher to compare the student with."
     elif not teacher:

@@ -116,14 +116,15 @@ def budget_line(check: BudgetCheck) -> BudgetLine:
 
 def _data_facts(result: RunResult) -> list[tuple[str, str]]:
     data = result.data
-    classes = ", ".join(data.classes[:30]) + (" …" if len(data.classes) > 30 else "")
+    names, kind = data.classes or data.targets, "Classes" if data.classes else "Targets"
+    listed = ", ".join(names[:30]) + (" …" if len(names) > 30 else "")
     sizes = f"{data.train:,} / {data.validation:,} / {data.test:,} samples"
     return [
         ("Name", data.name),
         ("Source", data.source),
         ("Licence", data.licence or "not stated"),
         ("Train / validation / test", sizes),
-        ("Classes", f"{len(data.classes)}: {classes}"),
+        (kind, f"{len(names)}: {listed}"),
         ("Fingerprint", data.fingerprint),
         *(("Note", note) for note in data.notes if note not in result.notes),
     ]

@@ -29,9 +29,9 @@ def compared(result: RunResult) -> list[Link]:
 
 def _reliability(link: Link) -> Panel | None:
     measured = first(link)
-    if measured is None or not any(one.count for one in measured.calibration.bins):
+    found = measured.calibration if measured else None
+    if found is None or not any(one.count for one in found.bins):
         return None
-    found = measured.calibration
     title = f"Reliability diagram: {link.label}"
     summary = (
         f"Expected calibration error {fmt.percent(found.ece)}, "
@@ -214,7 +214,7 @@ def _student_and_baseline(result: RunResult, comparison: Comparison) -> Panel:
     marks = _marks(comparison.student)
     return Panel(
         title,
-        f"Test {metric.title.lower()}; the same network, data, epochs and seeds. {marks}{joined}",
+        f"Test {metric.text}; the same network, data, epochs and seeds. {marks}{joined}",
         strip(
             groups,
             result.seeds,
@@ -235,8 +235,7 @@ def _gain(result: RunResult, comparison: Comparison) -> Panel:
 
     return Panel(
         title,
-        f"Gain of test {metric.title.lower()}{unit}; above zero the teacher helped. "
-        f"{_marks(found)}",
+        f"Gain of test {metric.text}{unit}; above zero the teacher helped. {_marks(found)}",
         strip(
             [_group("Distilled − label-only", "student", found, write)],
             result.seeds,
@@ -313,7 +312,7 @@ def _training_score(result: RunResult) -> Panel | None:
             named.add(curve.label)
     if not series:
         return None
-    title = f"Validation {metric.title.lower()} per epoch"
+    title = f"Validation {metric.text} per epoch"
 
     def write(value: float) -> str:
         return fmt.score(value, metric)

@@ -23,6 +23,7 @@ class DataFacts(Result):
     licence: str
     fingerprint: str
     classes: tuple[str, ...]
+    targets: tuple[str, ...] = ()
     train: int
     validation: int
     test: int
@@ -42,7 +43,7 @@ class Measured(Result):
     validation_score: float
     scores: tuple[ScoreValue, ...]
     fidelity: Fidelity | None
-    calibration: Calibration
+    calibration: Calibration | None
     cost: Cost
     parity: Parity | None
     confusion: tuple[tuple[int, ...], ...]
@@ -81,8 +82,8 @@ class Comparison(Result):
 class BudgetCheck(Result):
     """A line of the budget: the allowed value, the measured value, and whether it is met.
 
-    `metric` is that of a line about a score; `at_least` tells whether the allowed value is a
-    minimum. `conclusive` is false where the measurement varies so much that its median decides
+    `metric` is that of a line about a score; with `at_least` the allowed value is a minimum.
+    `conclusive` is false where the measurement varies so much that its median decides
     nothing.
     """
 

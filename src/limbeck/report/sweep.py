@@ -252,7 +252,7 @@ def _counts(result: SweepResult) -> str:
 
 def _head(result: SweepResult) -> list[str]:
     costs = (SHOWN_COSTS[cost].title for cost in _columns(result))
-    return [result.metric.title.lower(), *costs, *result.space]
+    return [result.metric.text, *costs, *result.space]
 
 
 def rows(result: SweepResult) -> list[Row]:

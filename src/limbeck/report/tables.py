@@ -7,6 +7,7 @@ from typing import Literal
 
 from limbeck.display import format as fmt
 from limbeck.display.blocks import Column, Row, Table
+from limbeck.evaluate.calibration.metrics import Calibration
 from limbeck.evaluate.costs import Latency
 from limbeck.evaluate.metrics import Fidelity, Parity
 from limbeck.report.result import Link, Measured, RunResult
@@ -39,20 +40,26 @@ def quality(result: RunResult) -> Table:
     def fidelity(name: str, cell: Callable[[Fidelity], str]) -> Row:
         return _row(name, shown, lambda m: cell(m.fidelity) if m.fidelity else fmt.MISSING)
 
+    def calibration(name: str, cell: Callable[[Calibration], str]) -> Row:
+        return _row(name, shown, lambda m: cell(m.calibration) if m.calibration else fmt.MISSING)
+
     interval, metric = "… 95 % interval", result.metric
     rows = [
         *(row for number in range(len(scores)) for row in _score_rows(shown, number)),
         _row(
-            f"Validation {metric.title.lower()}",
+            f"Validation {metric.text}",
             shown,
             lambda m: fmt.score(m.validation_score, metric),
         ),
-        fidelity("Agreement with the teacher", lambda f: fmt.percent(f.agreement)),
-        fidelity(interval, lambda f: fmt.percent_interval(f.interval)),
-        fidelity("KL(teacher ‖ artefact), nats", lambda f: fmt.number(f.kl)),
-        _row("Expected calibration error", shown, lambda m: fmt.percent(m.calibration.ece)),
-        _row("Negative log-likelihood", shown, lambda m: fmt.number(m.calibration.nll)),
     ]
+    if result.data.classes:
+        rows += [
+            fidelity("Agreement with the teacher", lambda f: fmt.percent(f.agreement)),
+            fidelity(interval, lambda f: fmt.percent_interval(f.interval)),
+            fidelity("KL(teacher ‖ artefact), nats", lambda f: fmt.number(f.kl)),
+            calibration("Expected calibration error", lambda c: fmt.percent(c.ece)),
+            calibration("Negative log-likelihood", lambda c: fmt.number(c.nll)),
+        ]
     caption = f"Each artefact of seed {result.seeds[0]} as it was exported, on the test split."
     return _table("Quality of each artefact", caption, shown, rows)
 
@@ -68,7 +75,7 @@ def _score_rows(shown: Sequence[Link], number: int) -> Iterator[Row]:
     def interval(one: Measured) -> str:
         return fmt.score_interval(one.scores[number].interval, metric)
 
-    yield _row(f"Test {metric.title.lower()}", shown, value)
+    yield _row(f"Test {metric.text}", shown, value)
     bounds = measured.scores[number].interval
     yield _row(f"… 95 % interval{f' ({bounds.method})' if bounds else ''}", shown, interval)
 
@@ -148,12 +155,13 @@ def parity(result: RunResult) -> Table:
         row("Mean difference", lambda p: fmt.number(p.mean_abs_difference)),
         row("Tolerance", lambda p: fmt.trim(fmt.number(p.tolerance))),
         row("Within the tolerance", lambda p: "yes" if p.within else "NO"),
-        row("Top-1 agreement", lambda p: fmt.percent(p.agreement)),
         row("Samples", lambda p: fmt.integer(p.samples)),
     ]
+    if result.data.classes:
+        rows.insert(-1, row("Top-1 agreement", lambda p: fmt.percent(p.agreement)))
     caption = (
         "Outputs of the exported file in ONNX Runtime and of the PyTorch model that it was "
-        "exported from, on the same samples; differences are absolute, in logits."
+        "exported from, on the same samples; differences are absolute, in the units of the output."
     )
     return _table("ONNX Runtime and PyTorch", caption, shown, rows)
 
@@ -180,5 +188,5 @@ def seeds(result: RunResult) -> Table:
         Row("Time per seed", tuple(fmt.duration(link.seconds.mean) for link in shown)),
     ]
     title = metric.title
-    caption = f"Test {title.lower()} of each exported artefact; Student's t interval over seeds."
+    caption = f"Test {metric.text} of each exported artefact; Student's t interval over seeds."
     return _table(f"{title} per seed", caption, shown, rows)

@@ -14,7 +14,8 @@ def usage(task: str) -> str:
         True
     """
     kind, missing = task.split("_")[0], sorted(NO_NUMBER)
-    return render("usage.md.jinja", kind=kind, missing=missing).strip()
+    real = task.endswith("_regression")
+    return render("usage.md.jinja", kind=kind, real=real, missing=missing).strip()
 
 
 def loading_code(task: str) -> str:

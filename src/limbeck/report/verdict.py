@@ -172,7 +172,7 @@ def budget_name(check: BudgetCheck) -> str:
         'size'
     """
     if check.metric is not None:
-        return check.metric.title.lower() + (" drop" if check.name == "drop" else "")
+        return check.metric.text + (" drop" if check.name == "drop" else "")
     return _BUDGET_NAMES.get(check.name, check.name.replace("_", " "))
 
 
@@ -234,7 +234,7 @@ def _warning(found: Figures) -> str:
     if found.teacher_score is None:
         return ""
     constant = f"always predicting the most frequent class ({fmt.percent(found.majority, 1)})"
-    title, scores = found.metric.title.lower(), (found.score, found.teacher_score)
+    title, scores = found.metric.text, (found.score, found.teacher_score)
     student, teacher = (fmt.score(one.mean, found.metric, 1) for one in scores)
     if found.teacher_at_chance:
         return f"its teacher, with {teacher} {title}, is no better than {constant}"
@@ -260,7 +260,7 @@ def _compared_size(found: Figures) -> str:
 
 
 def _retained_clause(found: Figures) -> str:
-    title = found.metric.title.lower()
+    title = found.metric.text
     if found.retained is None:
         if found.teacher_score is None:
             return ""
@@ -276,8 +276,8 @@ def _retained_clause(found: Figures) -> str:
 def _named(score: Summary, metric: Metric) -> str:
     """Write a score with its name: "97.8 % accuracy", "a mean absolute error of 0.51 °C"."""
     if metric.unit == "share":
-        return f"{fmt.score(score.mean, metric, 1)} {metric.title.lower()}"
-    return f"{metric.title.lower()} {fmt.score(score.mean, metric)}"
+        return f"{fmt.score(score.mean, metric, 1)} {metric.text}"
+    return f"{metric.text} {fmt.score(score.mean, metric)}"
 
 
 def _is_significantly_better(found: Figures) -> bool:
@@ -339,7 +339,7 @@ def _score(found: Figures) -> Number:
 
 
 def _retained(found: Figures) -> Number:
-    teacher, title = found.teacher_score, found.metric.title
+    teacher = found.teacher_score
     if teacher is not None and found.retained is None:
         gain = found.metric.gain(found.score.mean, over=teacher.mean)
         details = [f"teacher {fmt.score(teacher.mean, found.metric)}"]
@@ -349,7 +349,7 @@ def _retained(found: Figures) -> Number:
         share = fmt.percent(found.retained_above_majority, 1)
         majority = fmt.percent(found.majority, 1)
         details.append(f"{share} of its margin over the majority-class baseline ({majority})")
-    return Number(f"Retained {title.lower()}", fmt.percent(found.retained, 1), tuple(details))
+    return Number(f"Retained {found.metric.text}", fmt.percent(found.retained, 1), tuple(details))
 
 
 def _latency(found: Figures) -> Number:

@@ -69,6 +69,7 @@ class Offline(nn.Module):
         if teacher is not None and not callable(getattr(teacher, "answer", None)):
             given, fix = type(teacher).__name__, "Wrap a module: FrozenTeacher(model, task)."
             raise InputError(Problem("teacher", given, "a teacher with answer(batch)", fix))
+        objective.check_outputs(task.kinds)
         self.student = student
         self.connectors, self.balance = objective.connectors, objective.balance
         self._task = task

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-MODEL, LOGITS = "model.onnx", "logits"
+MODEL = "model.onnx"
+LOGITS, VALUES = "logits", "values"
 BATCH_SIZE = 32
 MOST_PROBLEMS = 20
 """The most problems that one error lists."""
@@ -41,6 +42,17 @@ class Prediction:
     probabilities: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Values:
+    """The predicted values of one input, of a regression.
+
+    Attributes:
+        values: The value of every target, by name, in the order of the outputs.
+    """
+
+    values: dict[str, float]
+
+
 class Student:
     """A shipped student: its preprocessing and its ONNX file, run by ONNX Runtime on the CPU.
 
@@ -51,29 +63,32 @@ class Student:
     Attributes:
         folder: The student's folder.
         preprocess: The preprocessing, as in training.
-        classes: The class names, in the order of the outputs.
+        classes: The class names, in the order of the outputs; none for a regression.
+        targets: The names of a regression's targets, in the order of the outputs.
     """
 
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
         self.folder = folder
         self.preprocess: Preprocess = load(folder)
         self.classes = self.preprocess.classes
+        self.targets = tuple(target.name for target in self.preprocess.targets)
         self._predictor = OnnxPredictor(folder / MODEL, threads=threads)
-        if LOGITS not in self._predictor.outputs:
+        self._output = VALUES if self.targets else LOGITS
+        if self._output not in self._predictor.outputs:
             given = f"outputs {', '.join(self._predictor.outputs)}"
-            raise InputError(Problem(str(folder / MODEL), given, f"an output {LOGITS}"))
+            raise InputError(Problem(str(folder / MODEL), given, f"an output {self._output}"))
 
     @overload
     def predict(
         self, inputs: list[Any] | tuple[Any, ...], *, batch_size: int = ...
-    ) -> list[Prediction]: ...
+    ) -> list[Prediction] | list[Values]: ...
     @overload
     def predict(
         self, inputs: object, *, batch_size: int = ...
-    ) -> Prediction | list[Prediction]: ...
+    ) -> Prediction | Values | list[Prediction] | list[Values]: ...
     def predict(
         self, inputs: object, *, batch_size: int = BATCH_SIZE
-    ) -> Prediction | list[Prediction]:
+    ) -> Prediction | Values | list[Prediction] | list[Values]:
         """Predict raw inputs, with the preprocessing of the training.
 
         Args:
@@ -84,27 +99,28 @@ class Student:
             batch_size: The number of inputs that the model runs at once.
 
         Returns:
-            One `Prediction` for one input, and a list of them for a batch.
+            One `Prediction` for one input, a list of them for a batch; `Values` of a regression.
 
         Raises:
             InputError: Inputs are missing or invalid; the message lists up to 20 problems.
             LimbeckError: A prediction is NaN.
         """
         single = self._is_single(inputs)
-        found = [self._named(row) for row in self._rows(inputs, batch_size)]
+        found: list[Any] = [self._named(row) for row in self._rows(inputs, batch_size)]
         return found[0] if single else found
 
     def predict_proba(self, inputs: object, *, batch_size: int = BATCH_SIZE) -> NDArray[np.float64]:
         """Predict the class probabilities of inputs: `[n, classes]`, also for one input.
 
-        The arguments and errors are those of `predict`; columns are in the order of `classes`.
+        The arguments and errors are those of `predict`; columns are in the order of `classes`, or
+        the values of `targets`.
         """
         rows = list(self._rows(inputs, batch_size))
-        return np.stack(rows) if rows else np.empty((0, len(self.classes)))
+        return np.stack(rows) if rows else np.empty((0, len(self.classes or self.targets)))
 
     def stream(
         self, inputs: Iterable[tuple[str, object]], *, batch_size: int = BATCH_SIZE
-    ) -> Iterator[Prediction | InputError]:
+    ) -> Iterator[Prediction | Values | InputError]:
         """Predict inputs in batches, in bounded memory; yield an error for each invalid one.
 
         Args:
@@ -144,26 +160,33 @@ class Student:
                     valid.append(self.preprocess.read(value, where=where))
                 except InputError as error:
                     errors[number] = error
-            rows = iter(self._probabilities(valid) if valid else ())
+            rows = iter(self._outputs(valid) if valid else ())
             for number in range(len(chunk)):
                 yield errors[number] if number in errors else next(rows)
 
-    def _probabilities(self, samples: list[Any]) -> NDArray[np.float64]:
+    def _outputs(self, samples: list[Any]) -> NDArray[np.float64]:
         inputs: Mapping[str, NDArray[Any]] = self.preprocess(samples)
         if len(names := self._predictor.inputs) == len(inputs) == 1:
             # The file of a Hugging Face folder names its input as transformers does.
             inputs = dict(zip(names, inputs.values(), strict=True))
-        logits = self._predictor.predict(inputs)[LOGITS].astype(np.float64)
-        if logits.shape[1:] != (len(self.classes),):
-            allowed = f"one output for each of the {len(self.classes)} classes of {FILE}"
+        logits: NDArray[np.float64] = self._predictor.predict(inputs)[self._output].astype(
+            np.float64
+        )
+        outputs, kind = self.classes or self.targets, "classes" if self.classes else "targets"
+        if logits.shape[1:] != (len(outputs),):
+            allowed = f"one output for each of the {len(outputs)} {kind} of {FILE}"
             given = f"outputs of shape {list(logits.shape)}"
             raise InputError(Problem(str(self.folder / MODEL), given, allowed))
         if np.isnan(logits).any():
             raise LimbeckError(f"{self.folder / MODEL}: a prediction is NaN")
+        if self.targets:
+            return logits
         exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
         return exponents / exponents.sum(axis=1, keepdims=True)
 
-    def _named(self, row: NDArray[np.float64]) -> Prediction:
+    def _named(self, row: NDArray[np.float64]) -> Prediction | Values:
+        if self.targets:
+            return Values(dict(zip(self.targets, row.tolist(), strict=True)))
         values = dict(zip(self.classes, row.tolist(), strict=True))
         label = self.classes[int(row.argmax())]
         return Prediction(label, values[label], values)

@@ -5,7 +5,7 @@ A task runs a model on a batch, flattens its outputs to elements, and defines lo
 
 from limbeck.core.registry import Registry, camel_case
 from limbeck.tasks.scores import Score, ScoreTable
-from limbeck.tasks.task import Batch, Kind, Output, Response, Task, mean_loss
+from limbeck.tasks.task import Batch, Kind, Output, Response, Task, mean_loss, primary_output
 
 TASKS = Registry(
     "limbeck.tasks", kind="task", attribute=camel_case, skip=("task", "checks", "scores")
@@ -20,4 +20,5 @@ __all__ = [
     "ScoreTable",
     "Task",
     "mean_loss",
+    "primary_output",
 ]

@@ -9,6 +9,7 @@ from torch import nn
 
 from limbeck.core.modules import modes_restored
 from limbeck.errors import InputError, Problem
+from limbeck.tasks.task import primary_output
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,11 +62,11 @@ def _check_buffers(model: nn.Module, task: Task, batch: Batch, buffers: dict[str
 
 def _check_activation(model: nn.Module, task: Task, batch: Batch) -> None:
     """Check that no module adds or leaves out a softmax or sigmoid in one mode."""
-    expected = task.outputs(model, batch)["logits"].float()
+    expected = primary_output(task, model, batch).float()
     excluded = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     for module in model.modules():
         module.training = not isinstance(module, excluded)
-    actual = task.outputs(model, batch)["logits"].float()
+    actual = primary_output(task, model, batch).float()
     model.eval()
     kinds = {"training": _kind(actual), "evaluation": _kind(expected)}
     if kinds["training"] == kinds["evaluation"] and not _close(actual, expected):
@@ -92,9 +93,9 @@ def _kind(values: Tensor) -> str:
 
 
 def _check_training(model: nn.Module, task: Task, batch: Batch) -> None:
-    expected = task.outputs(model, batch)["logits"]
+    expected = primary_output(task, model, batch)
     model.training = True
-    first, second = (task.outputs(model, batch)["logits"] for _ in range(2))
+    first, second = (primary_output(task, model, batch) for _ in range(2))
     model.training = False
     # With dropout in the root module itself, outputs are random and cannot be compared.
     if _close(first, second) and not _close(first, expected):

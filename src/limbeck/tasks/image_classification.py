@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from limbeck.tasks.task import PerSample
+from limbeck.tasks.task import Classification
 
 
-class ImageClassification(PerSample):
+class ImageClassification(Classification):
     """Classification of images.
 
     Example:

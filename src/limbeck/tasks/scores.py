@@ -64,6 +64,58 @@ ACCURACY = Score(Metric(name="accuracy", title="Accuracy"), _correct, ratio)
 """Top-1 accuracy: the weighted share of samples whose largest logit is that of the label."""
 
 
+def _errors(outputs: Arrays, batch: Arrays, weights: Arrays) -> tuple[Parts, Parts, Parts]:
+    """Return the errors and the targets, `[samples, targets]`, and the weights, `[samples, 1]`."""
+    target = batch["labels"].astype(np.float64)
+    error = outputs["values"].astype(np.float64) - target
+    return error, target, weights["values"].astype(np.float64)[:, None]
+
+
+def _squared(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
+    error, _, weight = _errors(outputs, batch, weights)
+    return np.concatenate([weight * error**2, weight], axis=1)
+
+
+def _absolute(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
+    error, _, weight = _errors(outputs, batch, weights)
+    return np.concatenate([weight * np.abs(error), weight], axis=1)
+
+
+def _explained(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
+    error, target, weight = _errors(outputs, batch, weights)
+    return np.concatenate([weight * x for x in (error**2, target, target**2)] + [weight], axis=1)
+
+
+def _mean_of(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(sums[..., :-1] / sums[..., -1:])
+
+
+def _r_squared(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    error, mean, square = np.split(_mean_of(sums), 3, axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((1 - error / (square - mean**2)).mean(-1))
+
+
+R_SQUARED = Score(Metric(name="r2", title="R²", unit=""), _explained, _r_squared)
+"""The coefficient of determination, 1 − SSE / SST, the mean over targets: 1 is perfect, and 0 is
+the mean of the evaluated targets as prediction."""
+
+ROOT_MEAN_SQUARED_ERROR = Score(
+    Metric(name="rmse", title="Root mean squared error", unit="", higher_is_better=False),
+    _squared,
+    lambda sums: np.asarray(np.sqrt(_mean_of(sums)).mean(-1)),
+)
+"""The root mean squared error in the targets' units, the mean over targets."""
+
+MEAN_ABSOLUTE_ERROR = Score(
+    Metric(name="mae", title="Mean absolute error", unit="", higher_is_better=False),
+    _absolute,
+    lambda sums: np.asarray(_mean_of(sums).mean(-1)),
+)
+"""The mean absolute error in the targets' units, the mean over targets."""
+
+
 class ScoreTable:
     """The parts of several scores over the samples of a split.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from limbeck.tasks.task import PerSample
+from limbeck.tasks.task import Classification
 
 
-class TabularClassification(PerSample):
+class TabularClassification(Classification):
     """Classification of table rows.
 
     Example:

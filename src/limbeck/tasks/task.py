@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,18 @@ class Response:
         """Return the primary output."""
         return next(iter(self.outputs.values()))
 
+    def name_of(self, output: str | None) -> str:
+        """Return the name of an output; None is the primary one.
+
+        Raises:
+            InputError: There is no such output.
+        """
+        if output is None:
+            return next(iter(self.outputs))
+        if output not in self.outputs:
+            raise InputError(Problem("output", output, f"one of {', '.join(self.outputs)}"))
+        return output
+
 
 class Task(Protocol):
     """The interpretation of a batch for a model: one class and file per task."""
@@ -96,7 +108,7 @@ class Task(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes."""
+        """Return the names of the classes; none for other tasks than classification."""
         ...
 
     @property
@@ -130,6 +142,44 @@ class Task(Protocol):
         ...
 
 
+class RealTarget(Protocol):
+    """A numeric target: its name, and its mean and standard deviation over the training rows."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of its column."""
+        ...
+
+    @property
+    def mean(self) -> float:
+        """Return the mean."""
+        ...
+
+    @property
+    def std(self) -> float:
+        """Return the standard deviation, above 0."""
+        ...
+
+
+class TaskData(Protocol):
+    """What a task needs to know of a data set (`limbeck.data.load.Data`)."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes; none for numeric targets."""
+        ...
+
+    @property
+    def targets(self) -> Sequence[RealTarget]:
+        """Return the numeric targets; none for classes."""
+        ...
+
+
+def primary_output(task: Task, model: nn.Module, batch: Batch) -> Tensor:
+    """Run a model, and return the values of the task's primary output, `[n, ...]`."""
+    return next(iter(task.outputs(model, batch).values()))
+
+
 def mean_loss(task: Task, response: Response) -> Tensor:
     """Compute the task's loss of a batch: the weighted mean of each output, summed over outputs."""
     means = []
@@ -140,24 +190,25 @@ def mean_loss(task: Task, response: Response) -> Tensor:
     return torch.stack(means).sum()
 
 
+VALUES = "values"
+"""The output of a task with real targets."""
+
 AUXILIARY_WEIGHT = 0.3
 """Weight of each auxiliary head in training (Szegedy et al. 2015, section 5)."""
 
 
 class PerSample:
-    """Classification with one label per sample, each sample one element; subclasses add the inputs.
-
-    Args:
-        classes: The names of the classes.
-    """
+    """Tasks with one prediction per sample, each sample one element; subclasses add the rest."""
 
     name: ClassVar[str]
     inputs: ClassVar[tuple[str, ...]]
-    kinds: ClassVar[Mapping[str, Kind]] = {LOGITS: "categorical"}
-    scores: ClassVar[tuple[Score, ...]] = (ACCURACY,)
+    kinds: ClassVar[Mapping[str, Kind]]
+    scores: ClassVar[tuple[Score, ...]]
 
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        self.classes = classes
+    @property
+    def _output(self) -> str:
+        [name] = self.kinds
+        return name
 
     def _take(self, batch: Batch, *names: str) -> dict[str, Tensor]:
         # The error is caught, since a check beforehand would cost time in every step.
@@ -168,35 +219,27 @@ class PerSample:
             allowed = f"a mapping with {', '.join(self.inputs)}"
             raise InputError(Problem("batch", given, allowed)) from error
 
-    def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return run(model, self._take(batch, *self.inputs), classes=len(self.classes))
+    def _run(self, model: nn.Module, batch: Batch, width: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return run(model, self._take(batch, *self.inputs), classes=width)
 
-    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Run the model on the task's inputs; return `logits [n, classes]`.
-
-        Raises:
-            InputError: The batch lacks an input; or no output of the model, or more than one, can
-                be the logits.
-        """
-        return {LOGITS: self._run(model, batch)[0]}
-
-    def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
-        """Run the model on a batch; elements are its samples, in order.
-
-        Raises:
-            InputError: As for `outputs`.
-        """
-        logits, auxiliary = self._run(model, batch)
+    def _response(
+        self,
+        values: Tensor,
+        batch: Batch,
+        taps: Taps | None,
+        auxiliary: tuple[Tensor, ...] = (),
+    ) -> Response:
+        """Build the response of a batch; elements are its samples, in order."""
         mask = batch.get("attention_mask")
         output = Output(
-            logits,
-            weights=self.weights(batch)[LOGITS],
-            sample_of=torch.arange(len(logits), device=logits.device),
+            values,
+            weights=self.weights(batch)[self._output],
+            sample_of=torch.arange(values.shape[0], device=values.device),
             labels=batch.get("labels"),
             auxiliary=auxiliary,
         )
         return Response(
-            {LOGITS: output},
+            {self._output: output},
             taps={} if taps is None else taps.take(),
             index=batch.get("index"),
             mask=None if mask is None else mask.bool(),
@@ -205,7 +248,60 @@ class PerSample:
     def weights(self, batch: Batch) -> dict[str, Tensor]:
         """Return weight 1 for every sample, `[n]`."""
         first = self._take(batch, self.inputs[0])[self.inputs[0]]
-        return {LOGITS: torch.ones(len(first), device=first.device)}
+        return {self._output: torch.ones(first.shape[0], device=first.device)}
+
+    def _labelled(self, response: Response) -> tuple[Tensor, Tensor]:
+        """Return the values and the labels of the output."""
+        output = response.primary
+        if output.values is None or output.labels is None:
+            allowed = "labels, one per sample, for a loss against the labels"
+            raise InputError(Problem("batch.labels", None, allowed))
+        return output.values, output.labels
+
+
+class Classification(PerSample):
+    """Classification with one label per sample; subclasses add the inputs.
+
+    Args:
+        classes: The names of the classes.
+    """
+
+    kinds: ClassVar[Mapping[str, Kind]] = {LOGITS: "categorical"}
+    scores: ClassVar[tuple[Score, ...]] = (ACCURACY,)
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        self.classes = classes
+
+    @classmethod
+    def of(cls, data: TaskData) -> Self:
+        """Build the task for a data set.
+
+        Raises:
+            InputError: The data have numeric targets.
+        """
+        if not data.classes:
+            fix = f"Use a task of regression, or name the column of the classes ({cls.name})."
+            given = f"numeric targets: {', '.join(one.name for one in data.targets)}"
+            raise InputError(Problem("task", given, "labels that are classes", fix))
+        return cls(data.classes)
+
+    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Run the model on the task's inputs; return `logits [n, classes]`.
+
+        Raises:
+            InputError: The batch lacks an input; or no output of the model, or more than one, can
+                be the logits.
+        """
+        return {LOGITS: self._run(model, batch, len(self.classes))[0]}
+
+    def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
+        """Run the model on a batch; elements are its samples, in order.
+
+        Raises:
+            InputError: As for `outputs`.
+        """
+        logits, auxiliary = self._run(model, batch, len(self.classes))
+        return self._response(logits, batch, taps, auxiliary)
 
     def loss(self, response: Response) -> dict[str, Tensor]:
         """Compute the cross-entropy with the labels, one value per sample.
@@ -217,11 +313,8 @@ class PerSample:
 
         Source: Szegedy et al. 2015, "Going deeper with convolutions", section 5.
         """
-        output = response.primary
-        if output.values is None or output.labels is None:
-            allowed = "labels, int64 [n], for a loss against the labels"
-            raise InputError(Problem("batch.labels", None, allowed))
-        loss = losses.cross_entropy(output.values, output.labels)
-        for logits in output.auxiliary:
-            loss = loss + AUXILIARY_WEIGHT * losses.cross_entropy(logits, output.labels)
+        logits, labels = self._labelled(response)
+        loss = losses.cross_entropy(logits, labels)
+        for auxiliary in response.primary.auxiliary:
+            loss = loss + AUXILIARY_WEIGHT * losses.cross_entropy(auxiliary, labels)
         return {LOGITS: loss}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from limbeck.tasks.task import PerSample
+from limbeck.tasks.task import Classification
 
 
-class TextClassification(PerSample):
+class TextClassification(Classification):
     """Classification of texts, with a transformers model whose head reads `[CLS]`."""
 
     name = "text_classification"

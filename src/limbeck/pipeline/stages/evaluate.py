@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field, field_validator
 
+from limbeck.errors import InputError, Problem
 from limbeck.evaluate.evaluation import EVALUATIONS, EvaluationSettings, check, check_values
 from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.stage import Stage
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from limbeck.pipeline.context import Context
     from limbeck.pipeline.dry_run import DryRun
 
+
+WITHOUT_CLASSES = frozenset({"cost"})
+"""Evaluations of any task; the others compare predicted classes."""
 
 Evaluations: TypeAlias = list[str] | dict[str, dict[str, Any]]
 
@@ -48,19 +53,26 @@ class Evaluate(Stage):
         check(_with_settings(evaluations or []))
         return evaluations
 
-    @property
-    def selected(self) -> EvaluationSettings:
-        """Return the evaluations with their settings."""
-        return _with_settings(EVALUATIONS.names() if self.evaluations is None else self.evaluations)
+    def selected(self, classes: Sequence[str]) -> EvaluationSettings:
+        """Return the evaluations with their settings; without classes those that need none."""
+        known = [name for name in EVALUATIONS.names() if classes or name in WITHOUT_CLASSES]
+        return _with_settings(known if self.evaluations is None else self.evaluations)
 
     def dry_run(self, trial: DryRun, *, where: str) -> None:
         """Check the settings against the classes of the data."""
+        classes = tuple(trial.context.data.classes)
+        selected = self.selected(classes)
+        if not classes and (unfit := sorted(set(selected) - WITHOUT_CLASSES)):
+            allowed = f"{', '.join(sorted(WITHOUT_CLASSES))}: the others need classes"
+            raise InputError(Problem(f"{where}.evaluations", ", ".join(unfit), allowed))
         with located(f"{where}.evaluations"):
-            check_values(self.selected, tuple(trial.context.data.classes))
+            check_values(selected, classes)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Record the evaluations to run."""
-        record = self.record(context, what=f"evaluations: {', '.join(self.selected)}")
+        record = self.record(
+            context, what=f"evaluations: {', '.join(self.selected(context.data.classes))}"
+        )
         return candidate.append(context.folder, record)
 
 

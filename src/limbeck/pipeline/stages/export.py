@@ -101,14 +101,15 @@ class Export(Stage):
             raise ValueError("an export stage without a student")
         source, artefact = found
         _copy(source / artefact.file, context.folder / "model.onnx")
-        embed_classes(context.folder / "model.onnx", context.data.classes)
+        if context.data.classes:
+            embed_classes(context.folder / "model.onnx", context.data.classes)
         state = candidate.state("student")
         model, changes = context.restore(spec, state), structural(state.changes)
         materialize(model)
         save_weights(model, context.folder / "model.safetensors")
+        context.data.preprocess.save(context.folder)
         write_code(spec, context, changes, context.folder)
         check_code(model, context, context.folder, where="student/architecture.py")
-        context.data.preprocess.save(context.folder)
         if "huggingface" in self.formats:
             write_folder(model, context, context.folder / "huggingface")
         # Before any measurement, so that the shipped file is the measured one.

@@ -1,0 +1,98 @@
+"""Tabular regression: an element is a table row with one or several real targets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import InputError, Problem
+from limbeck.tasks.scores import MEAN_ABSOLUTE_ERROR, R_SQUARED, ROOT_MEAN_SQUARED_ERROR
+from limbeck.tasks.task import VALUES, PerSample
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from limbeck.taps import Taps
+    from limbeck.tasks.scores import Score
+    from limbeck.tasks.task import Batch, Kind, Response, TaskData
+
+
+class TabularRegression(PerSample):
+    """Regression of one or several targets per table row.
+
+    The model predicts standardised targets, `(target - mean) / std` by the training rows; an export
+    returns them in their own units.
+
+    Args:
+        targets: The names of the targets.
+        mean: The mean of each target, `[targets]`; default 0.
+        std: The standard deviation of each target, `[targets]`; default 1.
+
+    Example:
+        >>> from torch import nn
+        >>> task = TabularRegression(("price",), mean=torch.tensor([10.0]), std=torch.tensor([2.0]))
+        >>> batch = {"features": torch.zeros(3, 4), "labels": torch.full((3, 1), 12.0)}
+        >>> model = nn.Linear(4, 1, bias=False)
+        >>> task.loss(task.respond(model, batch))["values"].tolist()
+        [1.0, 1.0, 1.0]
+        >>> task.outputs(model, batch)["values"].flatten().tolist()
+        [10.0, 10.0, 10.0]
+    """
+
+    name: ClassVar[str] = "tabular_regression"
+    inputs: ClassVar[tuple[str, ...]] = ("features",)
+    kinds: ClassVar[Mapping[str, Kind]] = {VALUES: "value"}
+    scores: ClassVar[tuple[Score, ...]] = (R_SQUARED, ROOT_MEAN_SQUARED_ERROR, MEAN_ABSOLUTE_ERROR)
+    classes: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, targets: tuple[str, ...], mean: Tensor | None = None, std: Tensor | None = None
+    ) -> None:
+        self.targets = targets
+        self._mean = torch.zeros(len(targets)) if mean is None else mean
+        self._std = torch.ones(len(targets)) if std is None else std
+
+    @classmethod
+    def of(cls, data: TaskData) -> Self:
+        """Build the task for a data set, with the scale of its training targets.
+
+        Raises:
+            InputError: The data have classes.
+        """
+        if not data.targets:
+            fix = "Name the columns in data.targets, or use a task of classification."
+            raise InputError(Problem("data.targets", None, "the columns of numeric targets", fix))
+        names = tuple(one.name for one in data.targets)
+        scale = torch.tensor([[one.mean, one.std] for one in data.targets])
+        return cls(names, *scale.T)
+
+    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Run the model; return `values [n, targets]` in the targets' units.
+
+        Raises:
+            InputError: The batch lacks an input, or the model returns another shape.
+        """
+        values = self._run(model, batch, len(self.targets))[0]
+        return {VALUES: values * self._std.to(values) + self._mean.to(values)}
+
+    def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
+        """Run the model on a batch; elements are its rows, values are standardised.
+
+        Raises:
+            InputError: As for `outputs`.
+        """
+        return self._response(self._run(model, batch, len(self.targets))[0], batch, taps)
+
+    def loss(self, response: Response) -> dict[str, Tensor]:
+        """Compute the squared error of the standardised targets, the mean per row.
+
+        Raises:
+            InputError: The batch has no labels.
+        """
+        values, labels = self._labelled(response)
+        target = (labels.to(values.dtype) - self._mean.to(values)) / self._std.to(values)
+        return {VALUES: (values - target).square().mean(1)}
