@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from scipy import optimize, special
 from sklearn import calibration as sklearn_calibration
 from sklearn import metrics
-from torchmetrics.classification import MulticlassCalibrationError
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from limbeck.evaluate.calibration import Calibration, evaluate
 from limbeck.evaluate.calibration import metrics as binned
@@ -35,6 +33,8 @@ def drawn(seed: int, count: int, classes: int, scale: float) -> Predictions:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 200), st.integers(2, 8), SCALES)
 def test_ece_and_mce_equal_torchmetrics(seed, count, classes, scale):
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     some = drawn(seed, count, classes, scale)
     found = reliability(log_probabilities(some.logits), some.labels, bins=10)
     probabilities = torch.from_numpy(special.softmax(some.logits.astype(float), axis=1)).float()
@@ -49,6 +49,8 @@ def test_ece_and_mce_equal_torchmetrics(seed, count, classes, scale):
 
 @pytest.mark.parametrize("scale", [0.5, 3.0])
 def test_the_default_of_15_bins_equals_torchmetrics_metric_class(scale):
+    from torchmetrics.classification import MulticlassCalibrationError
+
     some = drawn(0, 500, 6, scale)
     metric = MulticlassCalibrationError(num_classes=6, n_bins=15, norm="l1")
     metric.update(torch.softmax(torch.from_numpy(some.logits), 1), torch.from_numpy(some.labels))

@@ -1,6 +1,7 @@
 """The JSON schema agrees with the recipe's own validation, as far as it can."""
 
 import copy
+import functools
 import json
 
 import jsonschema
@@ -12,28 +13,37 @@ from limbeck.pipeline.load_recipe import read, resolve, shipped_recipes
 from limbeck.pipeline.schema import FILE
 from limbeck.pipeline.stages import STAGES
 
-SCHEMA = recipe_schema()
-CHECK = jsonschema.Draft202012Validator(SCHEMA)
 DIGITS = read(shipped_recipes()["vision/digits"])
+
+
+# Not at import: the schema takes seconds, and every worker of the tests imports this file.
+@functools.cache
+def schema():
+    return recipe_schema()
+
+
+@functools.cache
+def check():
+    return jsonschema.Draft202012Validator(schema())
 
 
 def test_the_committed_schema_is_current():
     # Otherwise: python -m limbeck.pipeline.schema
-    assert json.loads(FILE.read_text()) == SCHEMA
+    assert json.loads(FILE.read_text()) == schema()
 
 
 def test_it_is_a_schema():
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.Draft202012Validator.check_schema(schema())
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
 def test_shipped_recipes_are_valid_as_written_and_resolved(name):
-    CHECK.validate(read(shipped_recipes()[name]))
-    CHECK.validate(resolve(name, ["profile=smoke"]).model_dump(mode="json"))
+    check().validate(read(shipped_recipes()[name]))
+    check().validate(resolve(name, ["profile=smoke"]).model_dump(mode="json"))
 
 
 def test_every_stage_and_loss_is_in_it():
-    text = json.dumps(SCHEMA)
+    text = json.dumps(schema())
     for name in [*STAGES.names(), *losses.__all__]:
         assert f'"{name}"' in text
 
@@ -64,4 +74,4 @@ def test_it_refuses_what_the_recipe_refuses(place, value):
     for key in place[:-1]:
         holder = holder[key]
     holder[place[-1]] = value
-    assert not CHECK.is_valid(content)
+    assert not check().is_valid(content)
