@@ -58,6 +58,9 @@ class Detection:
         anchors, objects = batch["anchor_weight"].flatten(), batch["objects"].flatten()
         return {"classes": anchors, "tags": anchors, "boxes": anchors[objects]}
 
+    def labelled(self, batch):
+        return {}
+
     def respond(self, model, batch, taps=None):
         outputs, objects = self.outputs(model, batch), batch["objects"].flatten()
         sample_of = torch.arange(len(objects)) // ANCHORS

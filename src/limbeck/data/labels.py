@@ -73,6 +73,12 @@ class _Column:
         return {name: int(name.removeprefix("LABEL_")) for name in names}
 
 
+def with_label(dataset: datasets.Dataset, column: str) -> NDArray[np.int64]:
+    """Return the rows that have a label."""
+    cells = dataset.select_columns([column]).with_format("arrow")[:].column(column)
+    return np.flatnonzero(~cells.is_null().to_numpy())
+
+
 def read_labels(
     splits: dict[str, datasets.Dataset], column: str, classes: tuple[str, ...] | None
 ) -> Labels:

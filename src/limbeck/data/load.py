@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from limbeck.core import fingerprint
-from limbeck.data.columns import MISSING, read_names
+from limbeck.data.columns import MISSING, read_names, read_numbers
 from limbeck.data.files import data_folder, stated_licence
-from limbeck.data.labels import read_labels
+from limbeck.data.labels import Labels, read_labels, with_label
 from limbeck.data.loaded import Loaded, check_columns, check_rows, check_texts
 from limbeck.data.overlap import check_overlap
 from limbeck.data.pixels import images
 from limbeck.data.preprocess import Preprocess, Target
 from limbeck.data.spec import SOURCES, DataSpec
-from limbeck.data.split import Division, Split
+from limbeck.data.split import UNLABELLED, Division, Split
 from limbeck.data.stratify import check_classes, split
 from limbeck.data.tables import tables
 from limbeck.data.texts import texts
@@ -125,14 +125,19 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     if spec.targets:
         labels = read_values(loaded.splits, spec.targets)
         rows, notes = split(labels.rows, spec, by=f"deciles of {spec.targets[0]}")
+    elif spec.unlabelled:
+        labels, rows, notes = _partly_labelled(spec, loaded)
     else:
         labels = read_labels(loaded.splits, spec.columns.label, spec.classes)
         rows, notes = split(labels.rows, spec)
     check_rows({name: numbers for name, (_, numbers) in rows.items()})
     split_labels = {name: labels.rows[source][one] for name, (source, one) in rows.items()}
+    labelled = {name: one != UNLABELLED for name, one in split_labels.items()}
+    split_labels = {name: one[labelled[name]] for name, one in split_labels.items()}
     rare = check_classes(split_labels, labels.classes) if labels.classes else []
     groups = _read_groups(loaded.splits, rows, spec.sensitive_features)
-    division = Division(rows, labels.values or labels.rows, groups)
+    weights = _read_weights(loaded.splits, spec.columns.weight)
+    division = Division(rows, labels.values or labels.rows, groups, weights)
     if spec.table:
         ready = tables(spec.table, loaded, division)
     elif is_text:
@@ -140,11 +145,11 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         ready = texts(spec, loaded, division, workdir=workdir)
     else:
         ready = images(spec, loaded, division)
-    overlap = check_overlap(
-        ready.hashes, split_labels, largest=spec.max_overlap, expected=ready.expected
-    )
+    hashes = {name: one[labelled[name]] for name, one in ready.hashes.items()}
+    overlap = check_overlap(hashes, split_labels, largest=spec.max_overlap, expected=ready.expected)
     licence = spec.licence or loaded.licence or stated_licence(loaded.files) or "not stated"
-    in_use = list(dict.fromkeys((*columns, *spec.sensitive_features)))
+    weighted = [spec.columns.weight] if spec.columns.weight else []
+    in_use = list(dict.fromkeys((*columns, *weighted, *spec.sensitive_features)))
     facts = Facts(
         source=spec.source,
         name=_name(spec, loaded),
@@ -166,6 +171,56 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         preprocess=preprocess,
         facts=facts,
     )
+
+
+def _partly_labelled(
+    spec: DataSpec, loaded: Loaded
+) -> tuple[Labels, dict[str, tuple[str, NDArray[np.int64]]], tuple[str, ...]]:
+    """Read labels of which the training split lacks some; its rows without one stay in training."""
+    train = loaded.splits["train"]
+    known = with_label(train, spec.columns.label)
+    found = {**loaded.splits, "train": train.select(known)}
+    labels = read_labels(found, spec.columns.label, spec.classes)
+    rows, notes = split(labels.rows, spec)
+    numbers = np.full(len(train), UNLABELLED, dtype=np.int64)
+    numbers[known] = labels.rows["train"]
+    rows = {
+        name: (source, known[one] if source == "train" else one)
+        for name, (source, one) in rows.items()
+    }
+    others = np.setdiff1d(np.arange(len(train)), known)
+    own = np.sort(np.concatenate([rows["train"][1], others]))
+    rows["train"] = ("train", own)
+    note = (
+        f"{len(others):,} of {len(own):,} training rows have no label: only a teacher trains them"
+    )
+    labels = replace(labels, rows={**labels.rows, "train": numbers})
+    return labels, rows, (*notes, *((note,) if len(others) else ()))
+
+
+def _read_weights(
+    splits: Mapping[str, datasets.Dataset], column: str | None
+) -> dict[str, NDArray[np.float32]]:
+    """Read the weight of each row, of the splits that have the column.
+
+    Raises:
+        InputError: The training split lacks the column, or a weight is no number of at least 0.
+    """
+    weights: dict[str, NDArray[np.float32]] = {}
+    if column is None:
+        return weights
+    check_columns({"train": splits["train"]}, {column: "data.columns"})
+    for name, dataset in splits.items():
+        if column not in dataset.column_names:
+            continue
+        where = f"data.columns.weight ({column!r} in {name})"
+        numbers = read_numbers(dataset, column, where=where)
+        wrong = np.flatnonzero(~(numbers >= 0))
+        if len(wrong) or not numbers.any():
+            given = f"{numbers[wrong[0]]} in row {wrong[0]}" if len(wrong) else "0 in every row"
+            raise InputError(Problem(where, given, "numbers of at least 0, some of them above 0"))
+        weights[name] = numbers.astype(np.float32)
+    return weights
 
 
 def _is_text(spec: DataSpec, loaded: Loaded) -> bool:

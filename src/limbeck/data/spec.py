@@ -15,7 +15,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 # Upper bounds reject values that can only be a slip, and would exhaust the memory or never end.
 Rows = Annotated[int, Field(gt=0, le=10**12)]
 SplitName = Literal["train", "validation", "test"]
-ADDED = {"table", "sensitive_features", "targets"}
+ADDED = {"table", "sensitive_features", "targets", "unlabelled"}
 NO_CONTENT = {"files", "licence", "augment", "name", "max_overlap"}
 """Settings that change neither rows nor tensors, or are hashed elsewhere."""
 LARGEST_SIDE = 4096
@@ -52,6 +52,10 @@ class Columns(_Settings):
     image: str = "image"
     text: str = "text"
     label: str = "label"
+    weight: Annotated[
+        str | None,
+        Field(description="Weights of rows, at least 0; they count in losses and scores."),
+    ] = None
 
 
 class ImageSpec(_Settings):
@@ -179,6 +183,7 @@ class DataSpec(_Settings):
         max_samples: The maximum number of rows per split, stratified by class.
         classes: The class names, in the order of the labels.
         targets: Numeric target columns, for regression; the label column is then not used.
+        unlabelled: Whether training rows may have no label: they train under the teacher alone.
         licence: The data's licence; read from the SOURCE.txt beside the files if not given.
 
     Example:
@@ -206,6 +211,7 @@ class DataSpec(_Settings):
     max_samples: dict[SplitName, Rows] = {}
     classes: tuple[str, ...] | None = None
     targets: tuple[str, ...] = ()
+    unlabelled: bool = False
     licence: str | None = None
 
     @model_validator(mode="after")

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     Groups = dict[str, NDArray[np.str_]]
 
 Batch = dict[str, Tensor]
+NOT_INPUTS = frozenset({"labels", "index", "view", "weight", "labelled"})
+"""Batch entries that are not inputs of a model."""
+
+UNLABELLED = -100
+"""The label of a row without one, as in torch and transformers."""
 
 
 class Samples(Protocol):
@@ -49,6 +54,7 @@ class Split:
         augment: The augmentation of images; None for none.
         fill_value: The fill value beyond an edge, `[channels]`; needed with `augment`.
         groups: The sensitive features of each row, by column, `[rows]` of names.
+        weights: The weight of each row, float32 `[rows]`; None for equal weights.
 
     Attributes:
         seed: The seed of the augmentation; see `set_seed`.
@@ -63,10 +69,13 @@ class Split:
         augment: AugmentSpec | None = None,
         fill_value: Tensor | None = None,
         groups: Mapping[str, NDArray[np.str_]] | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         self._samples = samples
         self._fill_value = torch.zeros(1) if fill_value is None else fill_value
-        self.labels = labels
+        self.labels, self.weights = labels, weights
+        labelled = labels != UNLABELLED
+        self._labelled = None if labels.is_floating_point() or bool(labelled.all()) else labelled
         self.augment = augment
         self.groups = dict(groups or {})
         self.seed = 0
@@ -103,7 +112,8 @@ class Split:
         Returns:
             `image` float32 `[n, c, h, w]`, or `input_ids` and `attention_mask` int64
             `[n, longest]`, or `features` float32 `[n, width]`; and `labels`, `index`, `view`,
-            int64 `[n]`. Numeric targets are `labels` float32 `[n, targets]`.
+            int64 `[n]`. Numeric targets are `labels` float32 `[n, targets]`. With weights, `weight`
+            float32 `[n]`; with rows without a label, `labelled` bool `[n]`.
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch = self._samples.batch(index)
@@ -117,13 +127,17 @@ class Split:
                 fill_value=self._fill_value,
             )
         batch["labels"] = self.labels.index_select(0, index)
+        if self.weights is not None:
+            batch["weight"] = self.weights.index_select(0, index)
+        if self._labelled is not None:
+            batch["labelled"] = self._labelled.index_select(0, index)
         batch["index"] = index
         batch["view"] = torch.full_like(index, self.view)
         return batch
 
     def for_evaluation(self) -> Split:
         """Return the same rows without augmentation; nothing is copied."""
-        return Split(self._samples, self.labels, groups=self.groups)
+        return Split(self._samples, self.labels, groups=self.groups, weights=self.weights)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Iterate over all rows once, in order and without augmentation."""
@@ -166,17 +180,21 @@ class Division:
         rows: The source split and the row indices in it, by split.
         labels: The class of each row, or its numeric targets, by source split.
         groups: The sensitive features of each row, by split and column, where there are any.
+        weights: The weight of each row, by source split, where there are any.
     """
 
     rows: dict[str, tuple[str, NDArray[np.int64]]]
     labels: Mapping[str, NDArray[np.int64] | NDArray[np.float32]]
     groups: dict[str, Groups] = field(default_factory=dict)
+    weights: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def split(self, name: str, samples: Samples, **settings: Any) -> Split:
         """Build a split of its samples, with their classes and sensitive features."""
         source, rows = self.rows[name]
         labels = torch.from_numpy(self.labels[source][rows])
-        return Split(samples, labels, groups=self.groups.get(name, {}), **settings)
+        weights = torch.from_numpy(self.weights[source][rows]) if source in self.weights else None
+        groups = self.groups.get(name, {})
+        return Split(samples, labels, groups=groups, weights=weights, **settings)
 
 
 @dataclass(frozen=True)

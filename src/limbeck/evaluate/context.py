@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from limbeck.data.split import NOT_INPUTS as BATCH_ENTRIES
 from limbeck.errors import InputError, Problem
 from limbeck.export.predictor import Predictions, Predictor, predict
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, Any]
 Batches = Callable[[], Iterator[Batch]]
-NOT_INPUTS = frozenset({"labels", "index", "view", "row"})
+NOT_INPUTS = BATCH_ENTRIES | {"row"}
 """Batch entries that are not inputs of a model."""
 
 

@@ -15,7 +15,7 @@ from limbeck.objective.element_weights import ElementContext, PerElement
 from limbeck.objective.resolve import ResolvedTerm
 from limbeck.taps import is_pattern, select
 from limbeck.targets import Answer, BernoulliTargets, DenseTargets, Targets, ValueTargets
-from limbeck.tasks import Output, Response
+from limbeck.tasks import Output, Response, labels_of
 
 if TYPE_CHECKING:
     from limbeck.objective.terms import Loss
@@ -48,7 +48,9 @@ class TermInputs:
     def mean(self, value: Tensor, ready: ResolvedTerm) -> Tensor:
         """Average a term's values; a scalar is already an average."""
         if value.ndim == 0:
-            return value if self._total_weights is None else value * self.part(ready.output)
+            if self._total_weights is None:
+                return value
+            return value * self.part(ready.output, labels=ready.of_labels)
         return self._mean(value, self._rows(ready), ready)
 
     def task_mean(self, values: Mapping[str, Tensor], ready: ResolvedTerm) -> Tensor:
@@ -56,9 +58,9 @@ class TermInputs:
         if ready.output is not None:
             values = {ready.output: values[ready.output]}
         means = [
-            value * self.part(name)
+            value * self.part(name, labels=True)
             if value.ndim == 0
-            else self._mean(value, self.share(name), ready, name)
+            else self._mean(value, self.share(name, labels=True), ready, name)
             for name, value in values.items()
         ]
         return means[0] if len(means) == 1 else torch.stack(means).sum()
@@ -77,22 +79,29 @@ class TermInputs:
             return (value * shares).sum()
         return value.dot(shares)
 
-    def share(self, output: str | None) -> Tensor:
+    def share(self, output: str | None, *, labels: bool = False) -> Tensor:
         """Compute each element's share of an output's mean, `[elements]`.
 
         Without any weight the shares are 0, not 0 / 0.
-        """
-        output = self.response.name_of(output)
-        if (output, None) not in self._shares:
-            weights = self.output(output).weights
-            total = weights.sum() if self._total_weights is None else self._total_weights[output]
-            least = torch.finfo(weights.dtype).tiny
-            self._shares[output, None] = weights / total.to(weights.dtype).clamp_min(least)
-        return self._shares[output, None]
 
-    def part(self, output: str | None) -> Tensor:
+        Args:
+            output: The output; None is the primary one.
+            labels: Whether the mean is over elements with a label only.
+        """
+        name = self.response.name_of(output)
+        found = self.response.outputs[name]
+        labelled = found.labelled if labels else None
+        key = name if labelled is None else labels_of(name)
+        if (key, None) not in self._shares:
+            weights = found.weights if labelled is None else found.weights * labelled
+            total = weights.sum() if self._total_weights is None else self._total_weights[key]
+            least = torch.finfo(weights.dtype).tiny
+            self._shares[key, None] = weights / total.to(weights.dtype).clamp_min(least)
+        return self._shares[key, None]
+
+    def part(self, output: str | None, *, labels: bool = False) -> Tensor:
         """Compute the part of an output's mean that this batch contributes."""
-        return self.share(output).sum()
+        return self.share(output, labels=labels).sum()
 
     def output(self, name: str | None) -> Output:
         """Return one of the student's outputs; None is the primary one."""
@@ -177,7 +186,7 @@ class TermInputs:
     def _rows(self, ready: ResolvedTerm) -> Tensor:
         """Return the share of each row that a term compares: an element, or a feature's sample."""
         if not ready.student:
-            return self.share(ready.output)
+            return self.share(ready.output, labels=ready.of_labels)
         [first, *_] = _named(ready.student[:1], self.response.taps)
         samples = self.response.taps[first].shape[0]
         name = self.response.name_of(ready.output)

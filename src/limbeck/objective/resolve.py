@@ -85,6 +85,11 @@ class ResolvedTerm:
         needed = any(one is not None and not isinstance(one, ClassBalanced) for one in per_element)
         return needed or (self.loss is not None and self.source != "labels")
 
+    @property
+    def of_labels(self) -> bool:
+        """Return whether the term needs labels, so that its mean is over elements with one."""
+        return self.loss is None or self.source == "labels" or "labels" in self.needed
+
     def arguments(self, progress: float) -> Mapping[str, Any]:
         """Return the loss's arguments at this progress."""
         if not self.scheduled:

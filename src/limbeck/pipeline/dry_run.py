@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from limbeck.data.split import NOT_INPUTS
 from limbeck.errors import InputError, LimbeckError, Problem, gathered
 from limbeck.models.normal_form import check_copies
 from limbeck.models.outputs import check_output_type
@@ -184,7 +185,7 @@ def example_batch(context: Context) -> Batch:
 
 def _batch_fits(context: Context) -> list[Problem]:
     """Check that the data fits the task, such as images for an image task."""
-    given = sorted(context.data.train.__getitems__([0]).keys() - {"labels", "index", "view"})
+    given = sorted(context.data.train.__getitems__([0]).keys() - NOT_INPUTS)
     wanted = context.task.inputs
     if all(name in given for name in wanted):
         return []

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from limbeck.data.split import NOT_INPUTS
 from limbeck.errors import InputError, Problem
 from limbeck.evaluate.metrics import Parity, parity
 from limbeck.export.invariance import check_invariance, compare
@@ -65,7 +66,7 @@ def check_export(
         InputError: The difference is larger, or a prediction depends on other rows.
     """
     company = split.__getitems__(split.spread(COMPANY))
-    inputs = {name: company[name] for name in company if name not in {"labels", "index", "view"}}
+    inputs = {name: company[name] for name in company if name not in NOT_INPUTS}
     for side in (torch_model, exported_model):
         check_invariance(side, inputs, where=where, model=model, rounded=rounded)
     rows = split.spread(ROWS)

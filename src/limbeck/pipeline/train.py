@@ -181,7 +181,7 @@ def train(
 def training_set(context: Context) -> TrainingSet:
     """Return the training set's description, for terms that need it."""
     labels, classes = context.data.train.labels, len(context.task.classes)
-    counts = labels.bincount(minlength=classes).tolist() if classes else []
+    counts = labels[labels >= 0].bincount(minlength=classes).tolist() if classes else []
     return TrainingSet(samples=len(labels), class_counts=tuple(counts))
 
 

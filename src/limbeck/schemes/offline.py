@@ -13,7 +13,7 @@ from limbeck.errors import InputError, Problem
 from limbeck.objective import Losses, Objective, TermGradient, TermLoss, TrainingSet
 from limbeck.taps import Taps
 from limbeck.targets import Answer
-from limbeck.tasks import Batch, Response, Task
+from limbeck.tasks import Batch, Response, Task, labels_of
 from limbeck.teachers import Teacher
 
 
@@ -141,8 +141,13 @@ class Offline(nn.Module):
         return {"student": self.student, **self._objective.modules()}
 
     def total_weights(self, batch: Batch) -> dict[str, Tensor]:
-        """Sum the weights of the batch's elements, by output."""
-        return {name: weights.sum() for name, weights in self._task.weights(batch).items()}
+        """Sum the weights of the batch's elements by output, and of those with a label."""
+        weights = self._task.weights(batch)
+        labelled = self._task.labelled(batch)
+        return {
+            **{name: one.sum() for name, one in weights.items()},
+            **{labels_of(name): (weights[name] * one).sum() for name, one in labelled.items()},
+        }
 
     def check_terms(self, batch: Batch) -> dict[str, TermGradient]:
         """Check on one batch, before training, that every term works and has a gradient.

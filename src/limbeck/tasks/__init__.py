@@ -5,7 +5,16 @@ A task runs a model on a batch, flattens its outputs to elements, and defines lo
 
 from limbeck.core.registry import Registry, camel_case
 from limbeck.tasks.scores import Score, ScoreTable
-from limbeck.tasks.task import Batch, Kind, Output, Response, Task, mean_loss, primary_output
+from limbeck.tasks.task import (
+    Batch,
+    Kind,
+    Output,
+    Response,
+    Task,
+    labels_of,
+    mean_loss,
+    primary_output,
+)
 
 TASKS = Registry(
     "limbeck.tasks", kind="task", attribute=camel_case, skip=("task", "checks", "scores")
@@ -19,6 +28,7 @@ __all__ = [
     "Score",
     "ScoreTable",
     "Task",
+    "labels_of",
     "mean_loss",
     "primary_output",
 ]

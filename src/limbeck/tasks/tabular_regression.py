@@ -93,6 +93,6 @@ class TabularRegression(PerSample):
         Raises:
             InputError: The batch has no labels.
         """
-        values, labels = self._labelled(response)
+        values, labels = self._with_labels(response)
         target = (labels.to(values.dtype) - self._mean.to(values)) / self._std.to(values)
         return {VALUES: (values - target).square().mean(1)}

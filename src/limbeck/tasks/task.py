@@ -37,6 +37,8 @@ class Output:
         weights: The weight per element, `[elements]`; 0 excludes an element.
         sample_of: The index of each element's sample in the batch, `[elements]`.
         labels: The labels, `[elements, ...]`; None if there are none.
+        labelled: Whether an element has a label, `[elements]`; None if all or none have. Terms
+            against labels are means over these elements.
         hidden: For large heads, the input of the head, `[elements, dimension]`.
         head: For large heads, the head itself.
         auxiliary: The values of auxiliary heads, shaped as `values`; in training mode only.
@@ -46,6 +48,7 @@ class Output:
     weights: Tensor
     sample_of: Tensor
     labels: Tensor | None = None
+    labelled: Tensor | None = None
     hidden: Tensor | None = None
     head: nn.Module | None = None
     auxiliary: tuple[Tensor, ...] = ()
@@ -132,6 +135,10 @@ class Task(Protocol):
         """
         ...
 
+    def labelled(self, batch: Batch) -> dict[str, Tensor]:
+        """Return which elements have a label, for outputs where some have none."""
+        ...
+
     def loss(self, response: Response) -> dict[str, Tensor]:
         """Compute the loss against the labels: one value per element of each output named."""
         ...
@@ -184,10 +191,16 @@ def mean_loss(task: Task, response: Response) -> Tensor:
     """Compute the task's loss of a batch: the weighted mean of each output, summed over outputs."""
     means = []
     for name, values in task.loss(response).items():
-        weights = response.outputs[name].weights
+        output = response.outputs[name]
+        weights = output.weights if output.labelled is None else output.weights * output.labelled
         least = torch.finfo(weights.dtype).tiny
         means.append((values * weights).sum() / weights.sum().clamp_min(least))
     return torch.stack(means).sum()
+
+
+def labels_of(output: str) -> str:
+    """Return the key of the summed weights of an output's elements with a label."""
+    return f"{output}/labels"
 
 
 VALUES = "values"
@@ -230,12 +243,15 @@ class PerSample:
         auxiliary: tuple[Tensor, ...] = (),
     ) -> Response:
         """Build the response of a batch; elements are its samples, in order."""
-        mask = batch.get("attention_mask")
+        mask, labels, labelled = (batch.get(n) for n in ("attention_mask", "labels", "labelled"))
+        if labels is not None and labelled is not None:
+            labels = labels.masked_fill(~labelled, 0)  # any valid class: its loss is left out
         output = Output(
             values,
             weights=self.weights(batch)[self._output],
             sample_of=torch.arange(values.shape[0], device=values.device),
-            labels=batch.get("labels"),
+            labels=labels,
+            labelled=labelled,
             auxiliary=auxiliary,
         )
         return Response(
@@ -246,11 +262,17 @@ class PerSample:
         )
 
     def weights(self, batch: Batch) -> dict[str, Tensor]:
-        """Return weight 1 for every sample, `[n]`."""
+        """Return the batch's `weight`, or 1, for every sample, `[n]`."""
+        if "weight" in batch:
+            return {self._output: batch["weight"]}
         first = self._take(batch, self.inputs[0])[self.inputs[0]]
         return {self._output: torch.ones(first.shape[0], device=first.device)}
 
-    def _labelled(self, response: Response) -> tuple[Tensor, Tensor]:
+    def labelled(self, batch: Batch) -> dict[str, Tensor]:
+        """Return which samples have a label, if the batch has `labelled`."""
+        return {self._output: batch["labelled"]} if "labelled" in batch else {}
+
+    def _with_labels(self, response: Response) -> tuple[Tensor, Tensor]:
         """Return the values and the labels of the output."""
         output = response.primary
         if output.values is None or output.labels is None:
@@ -313,7 +335,7 @@ class Classification(PerSample):
 
         Source: Szegedy et al. 2015, "Going deeper with convolutions", section 5.
         """
-        logits, labels = self._labelled(response)
+        logits, labels = self._with_labels(response)
         loss = losses.cross_entropy(logits, labels)
         for auxiliary in response.primary.auxiliary:
             loss = loss + AUXILIARY_WEIGHT * losses.cross_entropy(auxiliary, labels)
