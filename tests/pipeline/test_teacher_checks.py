@@ -230,6 +230,7 @@ def checked(predicted: Any, labels: Any, *, stage: str = "load", **expect: Any) 
     context = SimpleNamespace(
         recipe=recipe, on_main_process=lambda work: work(), progress=NullReporter(),
         data=SimpleNamespace(validation=split, test=split),
+        task=SimpleNamespace(classes=("a", "b", "c", "d")),
     )  # fmt: skip
     check_teacher(Candidate().append(Path(), record), context)
 

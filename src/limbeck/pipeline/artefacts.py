@@ -84,12 +84,12 @@ def predict_split(context: Context, predictor: Predictor, split: Split) -> Predi
         InputError: The split has no samples.
         LimbeckError: A prediction is NaN.
     """
-    scored = _Scored(predictor, context.task)
+    scored = Scored(predictor, context.task)
     predictions = predict(scored, split.batches(EVALUATION_BATCH))
     return Predicted(scored.table, predictions)
 
 
-class _Scored:
+class Scored:
     """A predictor that adds every batch that it predicts to a table of scores."""
 
     def __init__(self, predictor: Predictor, task: Task) -> None:
@@ -97,6 +97,7 @@ class _Scored:
         self.table = ScoreTable(task.scores)
 
     def predict(self, batch: Batch) -> dict[str, NDArray[Any]]:
+        """Predict a batch, and add its samples to the table."""
         outputs = self._predictor.predict(batch)
         self.table.update(outputs, _arrays(batch), _arrays(self._task.weights(batch)))
         return outputs

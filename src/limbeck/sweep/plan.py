@@ -202,6 +202,6 @@ def _check_choices(content: Mapping[str, Any], space: Space) -> list[Problem]:
 
 def _named(problem: Problem, path: str, value: object) -> Problem:
     """Add the choice that caused a problem, unless the problem already names it."""
-    if problem.where.startswith("--vary") or problem.where == path:
+    if problem.where.startswith("--vary"):
         return problem
     return replace(problem, where=f"--vary {path}={value}: {problem.where}")

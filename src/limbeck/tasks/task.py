@@ -169,7 +169,7 @@ class RealTarget(Protocol):
 
 
 class TaskData(Protocol):
-    """What a task needs to know of a data set (`limbeck.data.load.Data`)."""
+    """The properties of a data set that a task is built from (`limbeck.data.load.Data`)."""
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -1,0 +1,257 @@
+"""Distillation of a plain module in one call, by the parts of a recipe's stage."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
+
+from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.export.predictor import TorchPredictor
+from limbeck.objective import Objective, TrainingSet
+from limbeck.pipeline.artefacts import EVALUATION_BATCH, Scored
+from limbeck.pipeline.validate import of_validation
+from limbeck.schemes import Offline
+from limbeck.tasks import TASKS, Task
+from limbeck.teachers import FrozenTeacher
+from limbeck.training import Training, fit
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from limbeck.tasks import Batch
+    from limbeck.training import History
+    from limbeck.training.loop import ProgressBar
+
+PROBE = 8
+PAIRS = "pairs (input, label), or mappings with labels"
+
+
+class Distilled(NamedTuple):
+    """The result of a distillation.
+
+    Attributes:
+        student: The trained student, in evaluation mode, with the weights of its best epoch.
+        scores: Its scores on the validation samples, by name, the primary one first.
+        teacher_scores: The teacher's.
+        history: The training's rows, one per epoch.
+    """
+
+    student: nn.Module
+    scores: Mapping[str, float]
+    teacher_scores: Mapping[str, float]
+    history: History
+
+
+def distill(
+    teacher: nn.Module,
+    student: nn.Module,
+    data: Any,
+    *,
+    validation: Any = 0.1,
+    task: str | Task | None = None,
+    classes: Sequence[str] | None = None,
+    objective: str | Sequence[Any] | Mapping[str, Any] | Objective = "hinton",
+    seed: int = 0,
+    folder: Path | str | None = None,
+    accelerator: Accelerator | None = None,
+    progress_bar: ProgressBar | None = None,
+    **training: Any,
+) -> Distilled:
+    """Train a student to distil a teacher on a data set, and validate both.
+
+    Args:
+        teacher: The trained teacher; its weights are not modified.
+        student: The student, trained in place.
+        data: The training samples: a map-style data set of pairs `(input, label)` or of mappings
+            with `labels`, a `DataLoader` of one, or a pair of tensors.
+        validation: The same of validation samples, or the share of `data` that is kept for it.
+        task: A task by name or as object; default by the axes of an input: images `[c, h, w]` or
+            table rows `[features]`.
+        classes: The names of the classes; default those of the data set or the numbers.
+        objective: A method by name, terms as in a recipe, or an objective. See `limbeck list
+            methods`.
+        seed: The seed of the sample order and of the validation split.
+        folder: The folder of the log and the checkpoints, from which an interrupted call resumes;
+            default a temporary one.
+        accelerator: The device and the processes.
+        progress_bar: A progress reporter.
+        training: Settings of `limbeck.Training`: `epochs=5` (required), `batch_size=64`,
+            `learning_rate=0.003` and so on.
+
+    Raises:
+        InputError: A setting or the data is invalid; or the classes of teacher and student differ.
+
+    Example:
+        >>> from torch import nn
+        >>> x, y = torch.randn(64, 4), torch.randint(2, (64,))
+        >>> done = distill(nn.Linear(4, 2), nn.Linear(4, 2), (x, y), epochs=1)
+        >>> list(done.scores)
+        ['accuracy']
+
+    Source: Hinton, Vinyals and Dean 2015 (the default objective, with temperature 4).
+    """
+    from accelerate import Accelerator as Default
+
+    settings = _settings(training)
+    samples = _samples(data)
+    chosen = (
+        _task(task, samples, teacher, classes) if task is None or isinstance(task, str) else task
+    )
+    if isinstance(validation, int | float):
+        train, held_out = _divided(samples, float(validation), seed)
+    else:
+        train, held_out = samples, _samples(validation)
+    name = chosen.inputs[0]
+    examples, validated = _Examples(train, name), _Examples(held_out, name)
+    machine = accelerator or Default()
+    # A copy, since the teacher's own modules may be trained elsewhere.
+    frozen = FrozenTeacher(copy.deepcopy(teacher).to(machine.device), chosen)
+    student.to(machine.device)
+    probe = examples.__getitems__(list(range(min(PROBE, len(examples)))))
+    scheme = Offline(
+        student,
+        chosen,
+        _objective(objective),
+        teacher=frozen,
+        probe={key: tensor.to(machine.device) for key, tensor in probe.items()},
+        training_set=TrainingSet(samples=len(examples)),
+    )
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        scored = Scored(TorchPredictor(model, chosen), chosen)
+        for start in range(0, len(validated), EVALUATION_BATCH):
+            rows = range(start, min(start + EVALUATION_BATCH, len(validated)))
+            scored.predict(validated.__getitems__(list(rows)))
+        return scored.table.values()
+
+    with tempfile.TemporaryDirectory() as temporary:
+        history = fit(
+            scheme,
+            train=examples,
+            validate=validate,
+            settings=settings,
+            folder=Path(temporary if folder is None else folder),
+            seed=seed,
+            accelerator=machine,
+            progress_bar=progress_bar,
+            greater_is_better=chosen.scores[0].metric.higher_is_better,
+        )
+    return Distilled(student, validate(student), validate(frozen.model), history)
+
+
+def _settings(training: Mapping[str, Any]) -> Training:
+    try:
+        return Training.model_validate(dict(training))
+    except ValidationError as error:
+        raise InputError(*of_validation(error, Training, "distill")) from error
+
+
+def _objective(given: str | Sequence[Any] | Mapping[str, Any] | Objective) -> Objective:
+    if isinstance(given, Objective):
+        return given
+    if isinstance(given, str):
+        given = {given: {}}
+    return Objective.from_recipe(given)
+
+
+def _samples(data: Any) -> Dataset[Any]:
+    """Return a map-style data set of what the user gave."""
+    if isinstance(data, DataLoader):
+        data = data.dataset
+    if isinstance(data, tuple) and len(data) == 2:
+        inputs, labels = (torch.as_tensor(part) for part in data)
+        if len(inputs) != len(labels):
+            given = f"{len(inputs)} inputs and {len(labels)} labels"
+            raise InputError(Problem("data", given, "as many labels as inputs"))
+        data = TensorDataset(inputs, labels)
+    if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")) or isinstance(data, Mapping):
+        allowed = (
+            "a data set with __getitem__ and __len__, a DataLoader of one, or (inputs, labels)"
+        )
+        raise InputError(Problem("data", type(data).__name__, allowed))
+    if len(data) < 2:
+        raise InputError(Problem("data", f"{len(data)} samples", "at least 2"))
+    return cast("Dataset[Any]", data)
+
+
+def _divided(samples: Dataset[Any], share: float, seed: int) -> tuple[Dataset[Any], Dataset[Any]]:
+    count = len(cast("Any", samples))
+    kept = round(share * count)
+    if not 0 < share < 1 or not 0 < kept < count:
+        allowed = "samples, or a share between 0 and 1 that leaves some on both sides"
+        raise InputError(Problem("validation", share, allowed))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return Subset(samples, order[kept:]), Subset(samples, order[:kept])
+
+
+class _Examples:
+    """The samples of a data set as batches of named tensors."""
+
+    def __init__(self, samples: Dataset[Any], name: str) -> None:
+        self._samples, self._name = samples, name
+
+    def __len__(self) -> int:
+        return len(cast("Any", self._samples))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing: a data set augments by itself."""
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        found = default_collate([self._samples[index] for index in indices])
+        if not isinstance(found, Mapping):
+            if not isinstance(found, list | tuple) or len(found) != 2:
+                raise InputError(Problem("data", type(found).__name__, PAIRS))
+            found = {self._name: found[0], "labels": found[1]}
+        batch = dict(found)
+        if "label" in batch:
+            batch["labels"] = batch.pop("label")
+        index = torch.tensor(indices)
+        return {**batch, "index": index, "view": torch.zeros_like(index)}
+
+
+def _task(
+    name: str | None, samples: Dataset[Any], teacher: nn.Module, classes: Sequence[str] | None
+) -> Task:
+    first = samples[0]
+    inputs = first[0] if isinstance(first, list | tuple) else first
+    if name is None:
+        axes = inputs.ndim if isinstance(inputs, Tensor) else None
+        names = {3: "image_classification", 1: "tabular_classification"}
+        if axes is None and not isinstance(first, Mapping):
+            raise InputError(Problem("data", type(first).__name__, PAIRS))
+        if axes not in names:
+            given = "a mapping" if axes is None else f"inputs with {axes} axes"
+            allowed = f"one of {', '.join(TASKS.names())}, since inputs of this form may be any"
+            raise InputError(Problem("task", given, allowed))
+        name = names[axes]
+    if name not in TASKS.names():
+        fix = did_you_mean(name, TASKS.names())
+        raise InputError(Problem("task", name, ", ".join(TASKS.names()), fix))
+    kind = TASKS.load(name)
+    named = classes or getattr(samples, "classes", None) or _numbered(samples, teacher, kind)
+    built: Task = kind(tuple(map(str, named)))
+    return built
+
+
+def _numbered(samples: Dataset[Any], teacher: nn.Module, kind: Any) -> Sequence[str]:
+    """Return a number per output of the teacher."""
+    batch: Batch = _Examples(samples, kind.inputs[0]).__getitems__([0, 1])
+    device = next(teacher.parameters(), torch.empty(0)).device
+    inputs = {name: batch[name].to(device) for name in kind.inputs if name in batch}
+    mode = teacher.training
+    with torch.no_grad():
+        found = teacher.eval()(*inputs.values()) if len(inputs) == 1 else teacher(**inputs)
+    teacher.train(mode)
+    logits = getattr(found, "logits", found)
+    if not isinstance(logits, Tensor) or logits.ndim < 2:
+        raise InputError(Problem("classes", None, "the names of the classes"))
+    return [str(number) for number in range(math.prod(logits.shape[1:]))]

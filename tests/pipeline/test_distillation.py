@@ -1,0 +1,97 @@
+"""`limbeck.distill`: one call on plain modules and data."""
+
+import copy
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import limbeck
+from limbeck.errors import InputError
+from limbeck.objective import Objective, Term
+
+
+def digits():
+    found = load_digits()
+    pixels = torch.from_numpy(found.images).float()[:, None] / 16
+    return pixels, torch.from_numpy(found.target)
+
+
+def net(width):
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64 * width, 10)
+    )
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    torch.manual_seed(0)
+    x, y = digits()
+    model = net(16)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model
+
+
+def test_a_student_learns_from_its_teacher(teacher):
+    before = copy.deepcopy(teacher.state_dict())
+    torch.manual_seed(1)
+    student = net(2)
+    done = limbeck.distill(teacher, student, digits(), epochs=6, batch_size=32, seed=3)
+    assert done.student is student
+    assert done.teacher_scores["accuracy"] > 0.9
+    assert done.scores["accuracy"] > 0.8
+    assert len(done.history.rows) == 6
+    assert not student.training
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_equal_calls_give_equal_students(teacher):
+    students = []
+    for form in (digits(), TensorDataset(*digits()), DataLoader(TensorDataset(*digits()), 32)):
+        torch.manual_seed(1)
+        student = net(1)
+        limbeck.distill(teacher, student, form, epochs=1, seed=5)
+        students.append(student.state_dict())
+    for other in students[1:]:
+        assert all(torch.equal(value, students[0][name]) for name, value in other.items())
+
+
+def test_mappings_features_and_stated_validation(teacher):
+    x, y = digits()
+    rows = [{"image": one, "label": int(label)} for one, label in zip(x, y, strict=True)]
+    objective = Objective([Term("task"), Term("fitnet_hint", student="0", teacher="0")])
+    student = net(2)
+    done = limbeck.distill(
+        teacher, student, rows[:300], validation=rows[300:400], objective=objective, epochs=1,
+        task="image_classification",
+    )  # fmt: skip
+    assert {"train/fitnet_hint/raw", "validation/accuracy"} <= set(done.history.rows[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, r"distill\.epochs: got 0"),
+        ({"epoch": 3}, r'distill\.epoch: got 3.*did you mean "epochs"'),
+        ({"task": "image_clasification"}, 'did you mean "image_classification"'),
+        ({"objective": "hintn"}, 'did you mean "hinton"'),
+        ({"validation": 2.0}, "a share between 0 and 1"),
+        ({"data": [1, 2, 3]}, "pairs"),
+        ({"data": 5}, "a data set with __getitem__"),
+        ({"data": (torch.zeros(4, 3), torch.zeros(3))}, "4 inputs and 3 labels"),
+        ({"data": (torch.zeros(4, 3, 2), torch.zeros(4))}, "inputs with 2 axes"),
+        ({"student": nn.Sequential(nn.Flatten(), nn.Linear(64, 7))}, "logits|classes"),
+    ],
+)
+def test_invalid_arguments_are_refused_in_one_error(teacher, change, message):
+    given = {"data": digits(), "student": net(1), "epochs": 1, **change}
+    with pytest.raises(InputError, match=message):
+        limbeck.distill(teacher, given.pop("student"), given.pop("data"), **given)
