@@ -18,6 +18,7 @@ MASK = torch.ones(2, 3, dtype=torch.bool)
 
 # What each loss over logits needs beside them.
 PAIRED = {
+    "binary_kl": {"temperature": 1.0},
     "dist": {},
     "dkd": {"labels": LABELS},
     "logit_mse": {},
@@ -28,7 +29,16 @@ PAIRED = {
     "wttm": {"temperature": 1.0},
 }
 HARD = {"cross_entropy": {}, "label_smoothing": {"smoothing": 0.1}}
-WITH_TEMPERATURE = ["dist", "divergence", "dkd", "soft_target_kl", "standardized_kl", "ttm", "wttm"]
+WITH_TEMPERATURE = [
+    "binary_kl",
+    "dist",
+    "divergence",
+    "dkd",
+    "soft_target_kl",
+    "standardized_kl",
+    "ttm",
+    "wttm",
+]
 # Losses over what a transformer holds: an input that fits, and what they need beside it.
 INSIDE = {
     "attention_kl": (SCORES.softmax(-1), {}),

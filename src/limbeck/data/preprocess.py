@@ -90,11 +90,15 @@ class _Saved:
 
 @dataclass(frozen=True)
 class Target:
-    """A numeric target, with its mean and standard deviation over the training rows."""
+    """A numeric target, with its mean and standard deviation over the training rows.
+
+    `binary` is whether all training values are 0 or 1.
+    """
 
     name: str
     mean: float
     std: Deviation
+    binary: bool = False
 
 
 @dataclass(frozen=True)

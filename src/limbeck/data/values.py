@@ -64,6 +64,11 @@ def measure_targets(columns: tuple[str, ...], train: NDArray[np.float32]) -> tup
     """Compute mean and standard deviation of each target over the training rows."""
     rows = train.astype(np.float64)
     return tuple(
-        Target(column, float(rows[:, place].mean()), float(rows[:, place].std()))
+        Target(
+            column,
+            mean=float(rows[:, place].mean()),
+            std=float(rows[:, place].std()),
+            binary=bool(np.isin(rows[:, place], (0, 1)).all()),
+        )
         for place, column in enumerate(columns)
     )

@@ -21,7 +21,13 @@ from limbeck.losses.attention_maps import (
     minilm_relation,
     neuron_selectivity,
 )
-from limbeck.losses.classification import cross_entropy, label_smoothing, logit_mse, soft_target_kl
+from limbeck.losses.classification import (
+    binary_kl,
+    cross_entropy,
+    label_smoothing,
+    logit_mse,
+    soft_target_kl,
+)
 from limbeck.losses.contrastive import crd, info_nce
 from limbeck.losses.divergences import dist, divergence, dkd, mlkd, standardized_kl, ttm, wttm
 from limbeck.losses.features import (
@@ -49,6 +55,7 @@ __all__ = [
     "attention_kl",
     "attention_mse",
     "attention_transfer",
+    "binary_kl",
     "correlation_congruence",
     "crd",
     "cross_entropy",
@@ -82,13 +89,17 @@ __all__ = [
     "variational_information",
     "wttm",
 ]
-CLASS_LOSSES = frozenset(
-    {
-        *("cross_entropy", "label_smoothing", "soft_target_kl", "divergence", "fused_divergence"),
-        *("dkd", "dist", "mlkd", "standardized_kl", "ttm", "wttm"),
-    }
-)
-"""Losses of distributions over exclusive classes."""
+OUTPUT_KINDS = {
+    "binary_kl": "binary",
+    **dict.fromkeys(
+        (
+            *("cross_entropy", "label_smoothing", "soft_target_kl", "divergence", "dkd", "dist"),
+            *("fused_divergence", "mlkd", "standardized_kl", "ttm", "wttm"),
+        ),
+        "categorical",
+    ),
+}
+"""The kind of output that a loss compares, of losses that are defined for one kind only."""
 
 BATCH_LOSSES = frozenset(
     {

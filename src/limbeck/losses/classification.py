@@ -1,4 +1,4 @@
-"""Response losses: cross-entropy, soft-target KL divergence, logit MSE; one value per element."""
+"""Response losses: cross-entropy, KL divergences, logit MSE; one value per element."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from limbeck.losses._inputs import (
     checked_lookup,
     logit_pair,
 )
-from limbeck.losses._kinds import MINIMUM_LOGIT
+from limbeck.losses._kinds import MINIMUM_LOGIT, not_negative
 from limbeck.losses._types import Labels, Logits, PerElement
 from limbeck.losses.divergences import forward_kl
 
@@ -124,6 +124,42 @@ def soft_target_kl(student: Logits, teacher: Logits, *, temperature: PositiveFlo
     student, teacher = logit_pair(student, teacher, where="soft_target_kl")
     check_temperature(temperature, where="soft_target_kl.temperature")
     return forward_kl(student, teacher, temperature)
+
+
+def binary_kl(student: Logits, teacher: Logits, *, temperature: PositiveFloat) -> PerElement:
+    r"""Compute the temperature-scaled KL divergence of independent labels, times T², their mean.
+
+    $$\frac{T^2}{C} \sum_i \mathrm{KL}\left(\mathrm{Bern}(\sigma(t_i/T)) \,\|\,
+      \mathrm{Bern}(\sigma(z_i/T))\right)$$
+
+    The distillation loss of multi-label classification, where every label has its own sigmoid. The
+    factor T² is part of value and gradient.
+
+    Args:
+        student: Logits z, `[elements, labels]`.
+        teacher: Logits t, `[elements, labels]`.
+        temperature: T, above 0.
+
+    Returns:
+        One value per element in nats, `[elements]`, never negative.
+
+    Raises:
+        InputError: A wrong shape or dtype, or a temperature <= 0.
+
+    Example:
+        >>> import torch
+        >>> binary_kl(torch.zeros(1, 2), torch.tensor([[2.0, 0.0]]), temperature=1.0)
+        tensor([0.1639])
+
+    Source: Yang et al. 2023, "Multi-label knowledge distillation" (arXiv 2308.06453), the
+    multi-label logits distillation; the temperature is Hinton's.
+    """
+    student, teacher = logit_pair(student, teacher, where="binary_kl")
+    check_temperature(temperature, where="binary_kl.temperature")
+    z, t = (one.clamp(MINIMUM_LOGIT, -MINIMUM_LOGIT) / temperature for one in (student, teacher))
+    p = t.sigmoid()
+    gap = p * (F.logsigmoid(t) - F.logsigmoid(z)) + (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-z))
+    return not_negative(gap).mean(-1) * temperature**2
 
 
 def logit_mse(student: Logits, teacher: Logits) -> PerElement:

@@ -30,7 +30,6 @@ from limbeck.objective.terms import (
 from limbeck.taps import is_pattern
 from limbeck.tasks import Kind
 
-CLASSES: Kind = "categorical"
 Source: TypeAlias = Literal["labels", "targets", "logits", "tap", "head"]
 
 
@@ -139,9 +138,12 @@ def check_outputs(terms: Iterable[ResolvedTerm], kinds: Mapping[str, Kind]) -> N
         if output not in kinds:
             fix = did_you_mean(output, kinds)
             problems.append(Problem(f"{term.name}.output", output, ", ".join(kinds), fix))
-        elif not term.student and term.builtin in losses.CLASS_LOSSES and kinds[output] != CLASSES:
-            fix = "Use logit_mse on values, or losses of your own; others compare features."
-            allowed = f"a loss that compares {kinds[output]} outputs, not classes"
+        elif not term.student and kinds[output] != losses.OUTPUT_KINDS.get(
+            term.builtin, kinds[output]
+        ):
+            needed = losses.OUTPUT_KINDS[term.builtin]
+            fix = "Use binary_kl on independent labels, logit_mse on values, or your own loss."
+            allowed = f"a loss of {kinds[output]} outputs; this one is of {needed} ones"
             problems.append(Problem(f"objective.{term.name}", output, allowed, fix))
     if problems:
         raise InputError(*problems)

@@ -42,6 +42,8 @@ class EnsembleModule(nn.Module):
         responses = [self._task.respond(member, batch) for member in self.members]
         outputs = [one.primary.values for one in responses if one.primary.values is not None]
         [kind, *_] = self._task.kinds.values()
+        if kind == "binary":
+            return torch.logit(torch.stack([one.sigmoid() for one in outputs]).mean(0), eps=1e-7)
         if kind != "categorical":
             return torch.stack(outputs).mean(0)
         mean = torch.stack([one.softmax(-1) for one in outputs]).mean(0)

@@ -14,8 +14,9 @@ def usage(task: str) -> str:
         True
     """
     kind, missing = task.split("_")[0], sorted(NO_NUMBER)
-    real = task.endswith("_regression")
-    return render("usage.md.jinja", kind=kind, real=real, missing=missing).strip()
+    real, several = task.endswith("_regression"), task.endswith("_multilabel")
+    content = {"kind": kind, "real": real, "several": several, "missing": missing}
+    return render("usage.md.jinja", **content).strip()
 
 
 def loading_code(task: str) -> str:

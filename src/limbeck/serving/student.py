@@ -44,10 +44,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Values:
-    """The predicted values of one input, of a regression.
+    """The predicted values of one input, of a regression or of independent labels.
 
     Attributes:
-        values: The value of every target, by name, in the order of the outputs.
+        values: The value of every target, or the probability of every label, by name, in the order
+            of the outputs.
     """
 
     values: dict[str, float]
@@ -73,7 +74,8 @@ class Student:
         self.classes = self.preprocess.classes
         self.targets = tuple(target.name for target in self.preprocess.targets)
         self._predictor = OnnxPredictor(folder / MODEL, threads=threads)
-        self._output = VALUES if self.targets else LOGITS
+        real = self.targets and VALUES in self._predictor.outputs
+        self._output = VALUES if real else LOGITS
         if self._output not in self._predictor.outputs:
             given = f"outputs {', '.join(self._predictor.outputs)}"
             raise InputError(Problem(str(folder / MODEL), given, f"an output {self._output}"))
@@ -180,7 +182,7 @@ class Student:
         if np.isnan(logits).any():
             raise LimbeckError(f"{self.folder / MODEL}: a prediction is NaN")
         if self.targets:
-            return logits
+            return logits if self._output == VALUES else 1 / (1 + np.exp(-logits))
         exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
         return exponents / exponents.sum(axis=1, keepdims=True)
 

@@ -116,6 +116,42 @@ MEAN_ABSOLUTE_ERROR = Score(
 """The mean absolute error in the targets' units, the mean over targets."""
 
 
+def _label_counts(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
+    """Return true positives, false positives and false negatives of each label."""
+    found, true = outputs["logits"] > 0, batch["labels"] > 0.5
+    weight = weights["logits"].astype(np.float64)[:, None]
+    parts = (found & true, found & ~true, ~found & true)
+    return np.concatenate([weight * part for part in parts], axis=1)
+
+
+def _macro_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    right, wrong, missed = np.split(sums, 3, axis=-1)
+    total = 2 * right + wrong + missed
+    return np.asarray((2 * right / np.where(total > 0, total, 1)).mean(-1))
+
+
+def _right_labels(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
+    right = (outputs["logits"] > 0) == (batch["labels"] > 0.5)
+    weight = weights["logits"].astype(np.float64)
+    return np.stack([weight * right.mean(axis=1), weight], axis=1)
+
+
+def _exact(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
+    right = ((outputs["logits"] > 0) == (batch["labels"] > 0.5)).all(axis=1)
+    weight = weights["logits"].astype(np.float64)
+    return np.stack([weight * right, weight], axis=1)
+
+
+MACRO_F1 = Score(Metric(name="macro_f1", title="Macro F1"), _label_counts, _macro_f1)
+"""The F1 score at a probability of 0.5, the mean over labels; 0 for a label never present."""
+
+LABEL_ACCURACY = Score(Metric(name="label_accuracy", title="Label accuracy"), _right_labels, ratio)
+"""The share of labels predicted correctly at 0.5: one minus the Hamming loss."""
+
+EXACT_MATCH = Score(Metric(name="exact_match", title="Exact match"), _exact, ratio)
+"""The share of samples with all labels correct at 0.5: the subset accuracy."""
+
+
 class ScoreTable:
     """The parts of several scores over the samples of a split.
 

@@ -167,6 +167,11 @@ class RealTarget(Protocol):
         """Return the standard deviation, above 0."""
         ...
 
+    @property
+    def binary(self) -> bool:
+        """Return whether all training values are 0 or 1."""
+        ...
+
 
 class TaskData(Protocol):
     """The properties of a data set that a task is built from (`limbeck.data.load.Data`)."""

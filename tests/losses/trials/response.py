@@ -27,9 +27,19 @@ def soft_target_kl(student, teacher, temperature):
     return temperature**2 * special.rel_entr(p, q).sum(1)
 
 
+def binary_kl(student, teacher, temperature):
+    p, q = (special.expit(x / temperature) for x in (teacher, student))
+    both = special.rel_entr(p, q) + special.rel_entr(1 - p, 1 - q)
+    return temperature**2 * both.mean(1)
+
+
 smoothed = partial(losses.label_smoothing, smoothing=0.1)
 
 TRIALS = {
+    # Independent labels: an offset common to all logits is another prediction.
+    "binary_kl": [
+        partial(check_loss, losses.binary_kl, kind="response", reference=binary_kl, without=[8])
+    ],
     "cross_entropy": [
         partial(check_loss, losses.cross_entropy, kind="hard_label", reference=cross_entropy)
     ],

@@ -101,8 +101,7 @@ class Export(Stage):
             raise ValueError("an export stage without a student")
         source, artefact = found
         _copy(source / artefact.file, context.folder / "model.onnx")
-        if context.data.classes:
-            embed_classes(context.folder / "model.onnx", context.data.classes)
+        embed_classes(context.folder / "model.onnx", context.data.outputs)
         state = candidate.state("student")
         model, changes = context.restore(spec, state), structural(state.changes)
         materialize(model)
