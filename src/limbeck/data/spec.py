@@ -18,6 +18,8 @@ SplitName = Literal["train", "validation", "test"]
 ADDED = {"table", "sensitive_features", "targets", "unlabelled"}
 NO_CONTENT = {"files", "licence", "augment", "name", "max_overlap"}
 """Settings that change neither rows nor tensors, or are hashed elsewhere."""
+NOT_INPUTS = frozenset({"labels", "index", "view", "weight", "labelled"})
+"""Batch entries that are not inputs of a model."""
 LARGEST_SIDE = 4096
 """The largest height or width in pixels: larger images fill the memory with a single batch."""
 LONGEST_TEXT = 131_072

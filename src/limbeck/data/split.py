@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     Groups = dict[str, NDArray[np.str_]]
 
 Batch = dict[str, Tensor]
-NOT_INPUTS = frozenset({"labels", "index", "view", "weight", "labelled"})
-"""Batch entries that are not inputs of a model."""
-
 UNLABELLED = -100
 """The label of a row without one, as in torch and transformers."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from limbeck.data.split import NOT_INPUTS as BATCH_ENTRIES
+from limbeck.data.spec import NOT_INPUTS as BATCH_ENTRIES
 from limbeck.errors import InputError, Problem
 from limbeck.export.predictor import Predictions, Predictor, predict
 

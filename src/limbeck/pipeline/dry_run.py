@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.data.split import NOT_INPUTS
+from limbeck.data.spec import NOT_INPUTS
 from limbeck.errors import InputError, LimbeckError, Problem, gathered
 from limbeck.models.normal_form import check_copies
 from limbeck.models.outputs import check_output_type

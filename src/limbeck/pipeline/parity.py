@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from limbeck.data.split import NOT_INPUTS
+from limbeck.data.spec import NOT_INPUTS
 from limbeck.errors import InputError, Problem
 from limbeck.evaluate.metrics import Parity, parity
 from limbeck.export.invariance import check_invariance, compare
