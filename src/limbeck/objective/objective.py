@@ -181,6 +181,34 @@ class Objective:
         """
         check_outputs(self._ready, kinds)
 
+    def check_classes(self, response: Response, answer: Answer, *, least: int) -> None:
+        """Check that both sides have the same classes, or that losses compare the common ones.
+
+        Args:
+            response: The student's response to any batch.
+            answer: The teacher's output for the same batch.
+            least: The number of classes that both sides must have, if one of them is padded; 0 if
+                the number is unknown, so that both sides must be equal.
+
+        Raises:
+            InputError: The classes differ.
+        """
+        padded = self.compares_common_classes and least > 0
+        for name in {*response.outputs} & {*answer.targets}:
+            student, teacher = response.outputs[name].classes, answer.targets[name].classes
+            if student is None or teacher is None or student == teacher:
+                continue
+            if padded and min(student, teacher) >= least:
+                continue
+            raise InputError(
+                Problem(
+                    "teacher",
+                    given=f"{teacher} classes",
+                    allowed=f"{student} classes, as the student has",
+                    fix="Teach or load a teacher for the same classes.",
+                )
+            )
+
     def modules(self) -> dict[str, nn.Module]:
         """Return the modules of the objective, by name; none of them is in the student's file."""
         kept: dict[str, nn.Module] = {"connectors": self.connectors}

@@ -97,26 +97,8 @@ class Offline(nn.Module):
             response = self._respond(probe)
         answer = self._answer(probe)
         if answer is not None:
-            self._check_classes(response, answer)
+            self._objective.check_classes(response, answer, least=len(self._task.classes))
         self._objective.connect(response, answer, training_set)
-
-    def _check_classes(self, response: Response, answer: Answer) -> None:
-        """Check that both sides have the same classes, or that losses compare the common ones."""
-        padded = self._objective.compares_common_classes
-        for name in {*response.outputs} & {*answer.targets}:
-            student, teacher = response.outputs[name].classes, answer.targets[name].classes
-            if student is None or teacher is None or student == teacher:
-                continue
-            if padded and min(student, teacher) >= len(self._task.classes) > 0:
-                continue
-            raise InputError(
-                Problem(
-                    "teacher",
-                    given=f"{teacher} classes",
-                    allowed=f"{student} classes, as the student has",
-                    fix="Teach or load a teacher for the same classes.",
-                )
-            )
 
     def _respond(self, batch: Batch) -> Response:
         with Taps(self.student, self._objective.student_taps) as taps:
