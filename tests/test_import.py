@@ -10,7 +10,16 @@ import pytest
 import limbeck
 
 HEAVY = {
-    *("accelerate", "datasets", "numpy", "onnx", "onnxruntime", "onnxscript", "pandas"),
+    *(
+        "accelerate",
+        "datasets",
+        "lightning",
+        "numpy",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "pandas",
+    ),
     *("pydantic", "rich", "scipy", "sklearn", "timm", "torch", "torchmetrics", "torchvision"),
     *("transformers", "yaml"),
 }

@@ -24,7 +24,11 @@ from typing import Any
 import pytest
 import torch
 
-EXTRAS = {"language-model.md": ("text", "transformers")}
+EXTRAS = {
+    "language-model.md": ("text", "transformers"),
+    "lightning.md": ("lightning", "lightning"),
+    "transformers.md": ("text", "transformers"),
+}
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "tutorials").glob("*.md"))
 RUN = re.compile(r"(?P<variables>(?:\w+=\S+ +)*)limbeck +(?P<arguments>run [^;|&<>$`]*)")
 SAME = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -145,8 +149,9 @@ def test_a_tutorial_is_true(page, alone, blocks_of, quick_measuring):
         session.follow(block)
 
 
-def test_there_is_one_for_each_of_the_four_users():
-    assert {page.stem for page in PAGES} == {"engineer", "researcher", "language-model", "auditor"}
+def test_there_is_one_for_each_user():
+    users = {"engineer", "researcher", "language-model", "auditor", "lightning", "transformers"}
+    assert {page.stem for page in PAGES} == users
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])

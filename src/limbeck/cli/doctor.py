@@ -36,6 +36,7 @@ CORE = (
 EXTRAS = {
     "vision": ("timm", "torchvision"),
     "text": ("transformers", "tokenizers"),
+    "lightning": ("lightning",),
     "energy": ("codecarbon",),
     "prune": ("torch_pruning",),
     "sweep": ("optuna",),
