@@ -25,9 +25,9 @@ def test_the_student_trains_in_train_mode_after_every_evaluation(tiny, tmp_path,
     subject, modes, validated = tiny.scheme(), [], []
     plain = subject.step
 
-    def step(batch, progress, total_weights):
+    def step(batch, progress, total_weights, phase):
         modes.append({module.training for module in subject.student.modules()})
-        return plain(batch, progress, total_weights)
+        return plain(batch, progress, total_weights, phase)
 
     def validate(model):
         validated.append(model is subject.student)

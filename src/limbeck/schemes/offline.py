@@ -11,6 +11,7 @@ from limbeck.core.modules import evaluating
 from limbeck.core.parametrized import Penalizing, Progressive
 from limbeck.errors import InputError, Problem
 from limbeck.objective import Losses, Objective, TermGradient, TermLoss, TrainingSet
+from limbeck.schemes.scheme import Phase
 from limbeck.taps import Taps
 from limbeck.targets import Answer
 from limbeck.tasks import Batch, Response, Task, labels_of
@@ -114,9 +115,25 @@ class Offline(nn.Module):
             self.teacher._apply(fn)
         return self
 
+    @property
+    def students(self) -> dict[str, nn.Module]:
+        """Return the student."""
+        return {"student": self.student}
+
+    @property
+    def phases(self) -> dict[str, Phase]:
+        """Return the only phase: student and connectors train together."""
+        return {"student": Phase(tuple(self.trainable()))}
+
     def trainable(self) -> Iterator[nn.Parameter]:
         """Yield the trainable parameters of the student and of the connectors."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Do nothing: every epoch is the same."""
+
+    def after_step(self, step: int) -> None:
+        """Do nothing: nothing follows the weights."""
 
     def modules_to_save(self) -> Mapping[str, nn.Module]:
         """Return the student and the trained modules of the objective, by name."""
@@ -165,7 +182,11 @@ class Offline(nn.Module):
         return self.step(batch, progress, total_weights)
 
     def step(
-        self, batch: Batch, progress: float, total_weights: Mapping[str, Tensor] | None = None
+        self,
+        batch: Batch,
+        progress: float,
+        total_weights: Mapping[str, Tensor] | None = None,
+        phase: str = "student",
     ) -> Losses:
         """Run teacher and student on a micro-batch and compute the losses."""
         for part in self._progressive:

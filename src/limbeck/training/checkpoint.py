@@ -10,7 +10,7 @@ import hashlib
 import json
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,7 +173,7 @@ def restore(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
     np.random.set_state((name, words, position, has_gauss, cached))
 
 
-VERSION = 1
+VERSION = 2
 # Settings that do not change the result of a training.
 _INDIFFERENT = {"checkpoint_every", "log_every", "num_workers"}
 
@@ -184,7 +184,7 @@ class Run:
 
     Attributes:
         modules: The trainable modules, and the EMA of the student if there is one, by name.
-        optimizer: The optimiser, with its state.
+        optimizers: The optimisers with their states, by phase.
         scaler: The gradient scaler for float16.
         channel: The channel of synchronised batch normalisation, with its mode.
         log: The log, up to the current step.
@@ -195,7 +195,7 @@ class Run:
     """
 
     modules: Mapping[str, nn.Module]
-    optimizer: torch.optim.Optimizer
+    optimizers: Mapping[str, torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     channel: Channel
     log: Log
@@ -206,7 +206,12 @@ class Run:
 
 
 def identity(
-    settings: Training, *, seed: int, samples: int, accelerator: Accelerator
+    settings: Training,
+    *,
+    seed: int,
+    samples: int,
+    phases: Iterable[str],
+    accelerator: Accelerator,
 ) -> dict[str, Any]:
     """Return the settings that must match to resume from a checkpoint."""
     decisive = settings.model_dump(mode="json", exclude=_INDIFFERENT)
@@ -216,6 +221,7 @@ def identity(
         "processes": processes,
         "seed": seed,
         "samples": samples,
+        "phases": list(phases),
         **decisive,
     }
 
@@ -242,17 +248,20 @@ def pack(run: Run, training: dict[str, Any], accelerator: Accelerator) -> Conten
     }
     for owner, state in _states(run).items():
         tensors |= {f"{owner}/{name}": value for name, value in state.items()}
-    optimizer_tensors, optimizer = _flatten(run.optimizer.state_dict())
+    optimizers = {}
+    for phase, optimizer in run.optimizers.items():
+        named, optimizers[phase] = _flatten(optimizer.state_dict())
+        tensors |= {f"optimizer/{phase}/{name}": value for name, value in named.items()}
     plain = {
         "training": training,
         "progress": run.progress.as_dict(),
         "processes": processes,
-        "optimizer": optimizer,
+        "optimizers": optimizers,
         "scaler": run.scaler.state_dict(),
         "local_norms": run.channel.local,
         "log": run.log.flush(),
     }
-    return Content(tensors | optimizer_tensors, plain)
+    return Content(tensors, plain)
 
 
 def unpack(run: Run, content: Content, training: dict[str, Any], accelerator: Accelerator) -> None:
@@ -267,7 +276,9 @@ def unpack(run: Run, content: Content, training: dict[str, Any], accelerator: Ac
         module.load_state_dict(_under(tensors, f"module/{name}/"))
     best = _under(tensors, "best/")
     run.best = {name: value.to(accelerator.device) for name, value in best.items()}
-    run.optimizer.load_state_dict(_unflatten(tensors, plain["optimizer"]))
+    for phase, optimizer in run.optimizers.items():
+        state = _unflatten(_under(tensors, f"optimizer/{phase}/"), plain["optimizers"][phase])
+        optimizer.load_state_dict(state)
     run.scaler.load_state_dict(plain["scaler"])
     run.channel.local = plain.get("local_norms", False)
     run.progress = Progress(**plain["progress"])
@@ -335,15 +346,15 @@ def _flatten(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for index, values in state["state"].items():
         for name, value in values.items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{name}"] = value
+                tensors[f"{index}/{name}"] = value
             else:
                 plain[f"{index}/{name}"] = value
     return tensors, {"plain": plain, "param_groups": state["param_groups"]}
 
 
-def _unflatten(tensors: Mapping[str, Tensor], described: dict[str, Any]) -> dict[str, Any]:
+def _unflatten(tensors: dict[str, Tensor], described: dict[str, Any]) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
-    for key, value in (_under(tensors, "optimizer/") | described["plain"]).items():
+    for key, value in {**tensors, **described["plain"]}.items():
         index, name = key.split("/")
         state.setdefault(int(index), {})[name] = value
     return {"state": state, "param_groups": described["param_groups"]}

@@ -66,9 +66,10 @@ def fit(
     progress_bar: ProgressBar | None = None,
     greater_is_better: bool = True,
 ) -> History:
-    """Train a scheme's student, and leave it with the weights of the best validation epoch.
+    """Train a scheme, and leave its first student with the weights of the best validation epoch.
 
-    The student is left in evaluation mode, and every module on its original device.
+    Other students keep their last weights. All are left in evaluation mode, and every module on its
+    original device.
 
     Args:
         scheme: The scheme that computes one step.
@@ -132,17 +133,21 @@ class _Loop:
         self.folder, self.progress_bar = folder / "checkpoint", progress_bar or NullProgressBar()
         self.stepper = Stepper(scheme, settings, accelerator, channel)
         decay = settings.ema_decay
-        self.average = None if decay is None else moving_average(scheme.student, decay=decay)
-        self.model = scheme.student if self.average is None else self.average.module
+        self.average = None if decay is None else moving_average(self.student, decay=decay)
+        self.model = self.student if self.average is None else self.average.module
         self.training = checkpoint.identity(
-            settings, seed=seed, samples=len(train), accelerator=accelerator
+            settings,
+            seed=seed,
+            samples=len(train),
+            phases=self.stepper.optimizers,
+            accelerator=accelerator,
         )
         self.state = checkpoint.Run(
             modules={
                 **scheme.modules_to_save(),
                 **({} if self.average is None else {"average": self.average}),
             },
-            optimizer=self.stepper.optimizer,
+            optimizers=self.stepper.optimizers,
             scaler=self.stepper.scaler,
             channel=channel,
             log=Log(folder / "log.jsonl", accelerator),
@@ -154,6 +159,11 @@ class _Loop:
         self.total = self.steps_per_epoch * settings.epochs
         self.saved_at = time.monotonic()
         self.sign = 1.0
+
+    @property
+    def student(self) -> nn.Module:
+        """Return the student that is validated and ships."""
+        return next(iter(self.scheme.students.values()))
 
     # -- from beginning to end --------------------------------------------------------------------
 
@@ -181,8 +191,9 @@ class _Loop:
 
     def keep(self) -> None:
         chosen = self.state.best if self.settings.keep == "best" else self.model.state_dict()
-        self.scheme.student.load_state_dict(chosen)
-        self.scheme.student.eval()
+        self.student.load_state_dict(chosen)
+        for student in self.scheme.students.values():
+            student.eval()
 
     def _out_of_patience(self) -> bool:
         patience = self.settings.patience
@@ -193,6 +204,7 @@ class _Loop:
     def _epoch(self, signals: SignalGuard) -> None:
         started, progress = time.monotonic(), self.state.progress
         self.train.set_epoch(progress.epoch)
+        self.scheme.begin_epoch(progress.epoch)
         for module in self.scheme.modules_to_save().values():
             module.train()
         for micro_batches in self._steps():
@@ -220,8 +232,9 @@ class _Loop:
         progress, every = self.state.progress, self.settings.log_every
         losses = self.stepper.train_step(micro_batches, progress.step / self.total)
         if self.average is not None:
-            self.average.update_parameters(self.scheme.student)
+            self.average.update_parameters(self.student)
         progress.step += 1
+        self.scheme.after_step(progress.step)
         self.state.epoch.add(losses)
         if every is not None:
             self.state.recent.add(losses)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,7 @@ def prepared(scheme: Scheme, *, compiles: bool, accelerator: Accelerator) -> Ite
 
     Args:
         scheme: The scheme.
-        compiles: Whether the student is compiled.
+        compiles: Whether the students are compiled.
         accelerator: The device and the processes.
 
     Yields:
@@ -44,8 +44,9 @@ def prepared(scheme: Scheme, *, compiles: bool, accelerator: Accelerator) -> Ite
         if compiles:
             # A wrapper, not a module compiled in place: only inside the former can taps capture
             # outputs.
-            undo.callback(setattr, scheme, "student", scheme.student)
-            scheme.student = cast("nn.Module", torch.compile(scheme.student))
+            for name, student in scheme.students.items():
+                undo.callback(setattr, scheme, name, student)
+                setattr(scheme, name, torch.compile(student))
         yield channel
 
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.tasks import Batch
@@ -40,12 +40,12 @@ class Stepper:
         channel: The channel that synchronises the batch normalisations of several processes.
 
     Attributes:
-        optimizer: The optimiser; its learning rate is set at each step.
+        optimizers: The optimiser of each phase; its learning rate is set at each step.
         scaler: The gradient scaler for float16; disabled otherwise.
-        loss: The loss of the last step, over all processes.
+        loss: The loss of the last step, over all phases and processes.
 
     Raises:
-        InputError: The scheme has no trainable parameters.
+        InputError: A phase of the scheme has no trainable parameters.
     """
 
     def __init__(
@@ -58,13 +58,16 @@ class Stepper:
         self._channel = channel or Channel()
         self._scheme, self._settings, self._accelerator = scheme, settings, accelerator
         self.loss = math.nan
-        self._parameters = list(dict.fromkeys(scheme.trainable()))
-        if not self._parameters:
-            fix = "Are the student's parameters frozen, or is the student its own teacher?"
-            raise InputError(Problem("student", "no parameters", "at least one that trains", fix))
-        self.optimizer = build_optimizer(
-            self._parameters, scheme.modules_to_save().values(), settings
-        )
+        self._phases = dict(scheme.phases)
+        for name, phase in self._phases.items():
+            if not phase.parameters:
+                fix = "Are the student's parameters frozen, or is the student its own teacher?"
+                raise InputError(Problem(name, "no parameters", "at least one that trains", fix))
+        modules = list(scheme.modules_to_save().values())
+        self.optimizers = {
+            name: build_optimizer(dict.fromkeys(phase.parameters), modules, settings)
+            for name, phase in self._phases.items()
+        }
         # Not the accelerator's scaler: it keeps its scale from training to training.
         half = settings.precision == "float16"
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=half)
@@ -77,38 +80,57 @@ class Stepper:
             progress: The finished share of the training, in [0, 1].
 
         Returns:
-            The losses, raw and weighted by term: this process's part of the step's mean.
+            The losses, raw and weighted by term: this process's part of the step's mean. The terms
+            of several phases have the phase before their name; a repeated phase returns its last
+            losses.
 
         Raises:
-            LimbeckError: A loss is not finite; the weights are unchanged.
+            LimbeckError: A loss is not finite; the weights of its phase are unchanged.
         """
         weights = self._total_weights(micro_batches)
+        row: dict[str, float] = {}
+        self.loss = 0.0
+        for name, phase in self._phases.items():
+            for _ in range(phase.steps):
+                results = self._differentiated(micro_batches, weights, progress, name)
+                own = _row(results, prefix="" if len(self._phases) == 1 else f"{name}/")
+                loss = self._sum_over_processes(own["train/loss"], phase.parameters)
+                self._check(results, loss)
+                self._move(name, progress)
+            self.loss += loss
+            row |= own | {"train/loss": row.get("train/loss", 0.0) + own["train/loss"]}
+        return row
+
+    def _differentiated(
+        self,
+        micro_batches: Sequence[Batch],
+        total_weights: Mapping[str, Tensor] | None,
+        progress: float,
+        phase: str,
+    ) -> list[Losses]:
+        """Accumulate the gradients of a phase, with local statistics if the processes diverge."""
         try:
-            results = self._losses(micro_batches, weights, progress)
+            return self._losses(micro_batches, total_weights, progress, phase)
         except DivergedError:
-            # All processes raise at the same message, and repeat the step.
+            # All processes raise at the same message, and repeat the phase.
             if self._accelerator.is_main_process:
                 warnings.warn(BRANCHES, stacklevel=2)
             self._channel.local = True
-            self.optimizer.zero_grad()
-            results = self._losses(micro_batches, weights, progress)
-        row = _row(results)
-        self.loss = self._sum_over_processes(row["train/loss"])
-        self._check(results, self.loss)
-        self._move(progress)
-        return row
+            self._clear()
+            return self._losses(micro_batches, total_weights, progress, phase)
 
     def _losses(
         self,
         micro_batches: Sequence[Batch],
         total_weights: Mapping[str, Tensor] | None,
         progress: float,
+        phase: str,
     ) -> list[Losses]:
         """Accumulate the gradients of all micro-batches, and return their losses."""
         results = []
         for batch in micro_batches:
             with self._autocast():
-                losses = self._scheme.step(batch, progress, total_weights)
+                losses = self._scheme.step(batch, progress, total_weights, phase)
             results.append(losses)
             self.scaler.scale(losses.total).backward()
         if not self._alone:
@@ -137,7 +159,7 @@ class Stepper:
             return nullcontext()
         return torch.autocast(self._accelerator.device.type, _HALF[self._settings.precision])
 
-    def _sum_over_processes(self, loss: float) -> float:
+    def _sum_over_processes(self, loss: float, parameters: Sequence[nn.Parameter]) -> float:
         """Sum gradients and loss over all processes, in one message per step.
 
         DistributedDataParallel wraps one `forward`, but a scheme may run several modules, twice or
@@ -145,16 +167,16 @@ class Stepper:
         """
         if self._alone:
             return loss
-        gradients = [parameter.grad for parameter in self._parameters]
+        gradients = [parameter.grad for parameter in parameters]
         head = [loss, *(float(gradient is not None) for gradient in gradients)]
         parts = [torch.tensor(head, device=self._accelerator.device)]
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parts.append(torch.zeros_like(parameter) if gradient is None else gradient)
         sizes = [part.numel() for part in parts]
         flat = torch.cat([part.detach().reshape(-1) for part in parts])
         head_sum, *summed = self._accelerator.reduce(flat, reduction="sum").split(sizes)
         total, *present = head_sum.tolist()
-        for parameter, part, there in zip(self._parameters, summed, present, strict=True):
+        for parameter, part, there in zip(parameters, summed, present, strict=True):
             # Parameters without a gradient in any process keep None: zeros would apply weight
             # decay.
             parameter.grad = part.view_as(parameter).to(parameter.dtype) if there else None
@@ -169,19 +191,27 @@ class Stepper:
             "the loss is not finite in another process; its own message names the term."
         )
 
-    def _move(self, progress: float) -> None:
+    def _move(self, phase: str, progress: float) -> None:
+        optimizer = self.optimizers[phase]
         if self._settings.max_grad_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
-        for group in self.optimizer.param_groups:
+            self.scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(
+                self._phases[phase].parameters, self._settings.max_grad_norm
+            )
+        for group in optimizer.param_groups:
             group["lr"] = rate(progress, self._settings)
-        self.scaler.step(self.optimizer)
+        self.scaler.step(optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad()
+        self._clear()
+
+    def _clear(self) -> None:
+        """Drop all gradients: a phase's loss may reach the parameters of another phase."""
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
 
 
 @torch.no_grad()
-def _row(results: Sequence[Losses]) -> dict[str, float]:
+def _row(results: Sequence[Losses], *, prefix: str) -> dict[str, float]:
     """Sum the losses of all micro-batches, with one device synchronisation."""
     names: list[str] = []
     values: list[Tensor] = []
@@ -189,10 +219,10 @@ def _row(results: Sequence[Losses]) -> dict[str, float]:
         names.append("train/loss")
         values.append(losses.total)
         for name, term in losses.terms.items():
-            names += [f"train/{name}/raw", f"train/{name}/weighted"]
+            names += [f"train/{prefix}{name}/raw", f"train/{prefix}{name}/weighted"]
             values += term
         for name, norm in losses.gradient_norms.items():
-            names.append(f"train/{name}/gradient_norm")
+            names.append(f"train/{prefix}{name}/gradient_norm")
             values.append(norm)
     row: dict[str, float] = {}
     for name, number in zip(names, torch.stack(values).tolist(), strict=True):
