@@ -41,7 +41,7 @@ MEANINGS = {
 }
 
 # Types that the schema does not describe briefly.
-TAKES = {"Recipe.teacher": "mapping or list of mappings"}
+TAKES = {"Recipe.teacher": "mapping or list of mappings", "Distill.scheme": "string"}
 
 
 def reference() -> str:
@@ -51,6 +51,7 @@ def reference() -> str:
     from limbeck.pipeline.compression import Compression, FineTune
     from limbeck.pipeline.recipe import Budget, Recipe
     from limbeck.pipeline.stages import STAGES
+    from limbeck.schemes import SCHEMES
     from limbeck.training import Training
 
     parts = ["### The recipe", _table(Recipe)]
@@ -82,7 +83,9 @@ def reference() -> str:
         elif not own:
             parts.append("It has no settings.")
         if issubclass(stage, Compression):
-            parts += _ways(stage.registry)
+            parts += _ways(stage.registry, "method")
+        if name == "distill":
+            parts += _ways(SCHEMES, "scheme")
     own = set(FineTune.model_fields) - trained
     parts += ["#### finetune", _first_line(FineTune), _table(FineTune, own)]
     parts.append("And the settings of [training](#training).")
@@ -92,11 +95,11 @@ def reference() -> str:
     return "\n\n".join(parts)
 
 
-def _ways(registry: Registry) -> Iterator[str]:
-    """Describe every method of a registry, with its settings."""
+def _ways(registry: Registry, key: str) -> Iterator[str]:
+    """Describe everything in a registry that a key of a stage names, with its settings."""
     for name in registry.names():
         way = registry.load(name)
-        yield f"`method: {name}`. {_first_line(way)}"
+        yield f"`{key}: {name}`. {_first_line(way)}"
         if way.model_fields:
             yield _table(way)
 

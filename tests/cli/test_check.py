@@ -253,7 +253,7 @@ def test_a_trial_step_restores_modules():
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    with _undisturbed(module):
+    with _undisturbed([module]):
         module.train()(torch.rand(5, 3)).sum().backward()
         module[1].running_mean = torch.full((4,), 9.0)
     assert torch.equal(torch.rand(3), expected)

@@ -77,6 +77,7 @@ def test_every_file_named_in_prose_exists(page):
         "segmentation.py",
         "prune.py",
         "sql.py",
+        "adversarial.py",
         "sources/mine.py",
         "int4.py",
         "cli/mine.py",

@@ -90,3 +90,24 @@ def test_a_phase_without_parameters_is_an_error(tiny, accelerator):
     subject.__class__ = type("Frozen", (Alternating,), {"phases": {"head": Phase(())}})
     with pytest.raises(InputError, match="head: got 'no parameters'"):
         Stepper(subject, Training(epochs=1), accelerator)
+
+
+@pytest.mark.parametrize("step", [2, 5, 8])
+def test_mutual_learning_killed_and_resumed_comes_to_the_same_bits(
+    tiny, tmp_path, accelerator, step
+):
+    settings = {"ema_decay": 0.7, "log_every": 2, "max_grad_norm": 0.5, "weight_decay": 0.1}
+    whole, history = tiny.train(tmp_path / "whole", subject=tiny.mutual(), **settings)
+    with pytest.raises(tiny.Killed):
+        tiny.train(
+            tmp_path / "a", subject=tiny.mutual(), progress_bar=tiny.KillAt(step), **settings
+        )
+    again, resumed = tiny.train(tmp_path / "a", subject=tiny.mutual(), **settings)
+    assert whole.state_dict().keys() == again.state_dict().keys()
+    assert all(map(torch.equal, whole.state_dict().values(), again.state_dict().values()))
+    losses = [
+        [{key: row[key] for key in row if key != "seconds"} for row in one.rows]
+        for one in (history, resumed)
+    ]
+    assert losses[0] == losses[1]
+    assert {"train/student/task/raw", "train/peer_1/soft_target_kl/weighted"} <= {*losses[0][0]}

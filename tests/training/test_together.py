@@ -41,6 +41,7 @@ def two(tiny, tmp_path_factory, accelerator):
     ("name", "settings"),
     [
         ("plain", {"batch_size": 8, "gradient_accumulation_steps": 1}),
+        ("mutual", {"batch_size": 8, "gradient_accumulation_steps": 1}),
         (
             "accumulated",
             {
@@ -53,7 +54,7 @@ def two(tiny, tmp_path_factory, accelerator):
     ],
 )
 def test_two_processes_give_the_curve_of_one(tiny, tmp_path, accelerator, two, name, settings):
-    subject = tiny.scheme(dropout=0.0)
+    subject = (tiny.mutual if name == "mutual" else tiny.scheme)(dropout=0.0)
     shared = {
         "epochs": 3,
         "weight_decay": 0.1,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from limbeck.objective import Objective, Term, methods
 from limbeck.schemes import Offline
+from limbeck.schemes.mutual import Mutual
 from limbeck.tasks import Batch
 from limbeck.tasks.image_classification import ImageClassification
 from limbeck.teachers import FrozenTeacher
@@ -103,10 +104,18 @@ def scheme(*, hint: bool = False, dropout: float = 0.2, width: int = 4, **more: 
     return Offline(student, task, Objective(terms), teacher=teacher, probe=probe)
 
 
+def mutual(dropout: float = 0.2) -> Mutual:
+    torch.manual_seed(11)
+    students = {"student": net(4, dropout), "peer_1": net(5, dropout)}
+    terms = [Term("task"), Term("soft_target_kl", temperature=1.0)]
+    probe = Images().__getitems__([0, 1])
+    return Mutual(students, Weighed(classes=("a", "b", "c")), lambda: Objective(terms), probe=probe)
+
+
 def train(
     folder: Path,
     *,
-    subject: Offline | None = None,
+    subject: Any = None,
     train: Any = None,
     validate: Any = score,
     progress_bar: Any = None,
@@ -114,7 +123,7 @@ def train(
     seed: int = 3,
     accelerator: Any = None,
     **settings: Any,
-) -> tuple[Offline, History]:
+) -> tuple[Any, History]:
     subject = subject or scheme()
     chosen = {
         "epochs": 3,

@@ -24,6 +24,7 @@ from limbeck.training.prepare import SynchronizedBatchNorm, synchronized
 
 CURVE = {"epochs": 3, "weight_decay": 0.1, "max_grad_norm": 1.0, "keep": "last"}
 CASES = {
+    "mutual": {"batch_size": 8, "gradient_accumulation_steps": 1},
     "plain": {"batch_size": 8, "gradient_accumulation_steps": 1},
     "accumulated": {
         "batch_size": 4,
@@ -76,7 +77,7 @@ def norms(accelerator: Accelerator) -> None:
 def curves(accelerator: Accelerator, folder: Path) -> None:
     """Train; the student's weights must be the same bits in every process."""
     for name, settings in CASES.items():
-        subject = tiny.scheme(dropout=0.0)
+        subject = (tiny.mutual if name == "mutual" else tiny.scheme)(dropout=0.0)
         if not accelerator.is_main_process:  # weights of its own, which the first one's replace
             with torch.no_grad():
                 subject.student[0].weight.add_(1)
@@ -88,9 +89,8 @@ def curves(accelerator: Accelerator, folder: Path) -> None:
             **CURVE,
             **settings,
         )
-        flat = torch.cat(
-            [value.double().flatten() for value in subject.student.state_dict().values()]
-        )
+        states = [one.state_dict() for one in subject.students.values()]
+        flat = torch.cat([value.double().flatten() for one in states for value in one.values()])
         other = flat.clone()
         dist.broadcast(other, 0)
         assert torch.equal(flat, other)

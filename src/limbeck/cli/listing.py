@@ -20,6 +20,7 @@ class Kind(StrEnum):
     losses = "losses"
     methods = "methods"
     tasks = "tasks"
+    schemes = "schemes"
     stages = "stages"
     evaluations = "evaluations"
     models = "models"
@@ -35,7 +36,7 @@ def list_(
         typer.Option(help="For models: list those of one source, such as timm; it is imported."),
     ] = None,
 ) -> None:
-    """List losses, methods, tasks, stages, evaluations, models, recipes or studies."""
+    """List losses, methods, tasks, schemes, stages, evaluations, models, recipes or studies."""
     from limbeck.errors import InputError, Problem
 
     if source is not None and kind is not Kind.models:
@@ -103,6 +104,7 @@ _LISTS: dict[Kind, Callable[[], dict[str, str]]] = {
     Kind.losses: _losses,
     Kind.methods: _methods,
     Kind.tasks: lambda: _modules("limbeck.tasks", camel_case, but="task"),
+    Kind.schemes: lambda: _modules("limbeck.schemes", camel_case, but="scheme"),
     Kind.stages: lambda: _modules("limbeck.pipeline.stages", camel_case),
     Kind.evaluations: lambda: _modules(
         "limbeck.evaluate", lambda name: "evaluate", but="evaluation"

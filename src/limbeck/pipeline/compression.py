@@ -198,14 +198,13 @@ class Compression(Stage):
         """Fine-tune the model if requested; return the curve, and a note on a weak teacher."""
         if self.finetune is None:
             return [], []
+        teacher = self.finetune.teacher(context, candidate.state("teacher", original=True))
         curve = train(
             context,
-            model,
-            objective=self.finetune.terms(),
+            self.finetune.training_scheme(context, model, teacher),
             settings=self._training(self.finetune, model),
             label=f"{self.verb} {self.role}",
             role=self.role,
-            teacher=self.finetune.teacher(context, candidate.state("teacher", original=True)),
         )
         if not self.finetune.needs_teacher:
             return [curve], []

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Far apart, so that models of different runs never have the same seed.
+_APART = 1_000_003
+
 
 def normalization_of_data(preprocess: Preprocess) -> Normalization | None:
     """Return the channel statistics of images; None for other data."""
@@ -94,6 +97,10 @@ class Context:
         """Return the stage's folder relative to the run, for messages."""
         inside = self.folder.is_relative_to(self.run)
         return self.folder.relative_to(self.run).as_posix() if inside else self.folder.name
+
+    def seed_of(self, number: int) -> int:
+        """Return the seed of one of several models; that of the first is the run's."""
+        return self.seed + _APART * number
 
     def within(self, name: str) -> Context:
         """Return the same context with a subfolder."""

@@ -14,9 +14,8 @@ from limbeck.objective import Objective
 from limbeck.objective.terms import PYTHON
 from limbeck.pipeline.dry_run import DryRun
 from limbeck.pipeline.teachers import cached_teacher, check_recordable, members_as_one, teacher_of
-from limbeck.pipeline.train import training_of, training_set, try_training
+from limbeck.pipeline.train import offline, training_of, try_training
 from limbeck.pipeline.validate import located
-from limbeck.schemes import Offline
 from limbeck.taps import Taps
 from limbeck.training import Training
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from limbeck.pipeline.candidate import State
     from limbeck.pipeline.context import Context
     from limbeck.pipeline.recipe import Recipe
+    from limbeck.schemes import Scheme
     from limbeck.teachers import Teacher
 
 
@@ -103,14 +103,24 @@ class ObjectiveConfig(BaseModel):
             problems.append(Problem("cache_teacher", taps, "terms on logits only", fix))
         return problems
 
-    def try_objective(self, trial: DryRun, *, where: str) -> None:
+    def training_scheme(
+        self,
+        context: Context,
+        student: nn.Module,
+        teacher: Teacher | None,
+        models: Sequence[nn.Module] = (),
+    ) -> Scheme:
+        """Build the training of a student; further models are those of the scheme."""
+        return offline(context, student, self.terms(), teacher)
+
+    def try_objective(self, trial: DryRun, *, where: str, models: Sequence[nn.Module] = ()) -> None:
         """Build student and teacher, connect them as in training, and try one step.
 
         Raises:
             InputError: They cannot be built, tapped, connected or trained.
         """
-        objective = self.terms()
-        needs, taps = objective.needs_teacher, objective.teacher_taps
+        objective, needs = self.terms(), self.needs_teacher
+        taps = objective.teacher_taps
         student, teachers = gathered(
             [lambda: [trial.student], lambda: trial.teachers if needs else []]
         )
@@ -125,23 +135,16 @@ class ObjectiveConfig(BaseModel):
             ]
         )
         with located(place):
-            scheme = Offline(
-                student[0],
-                context.task,
-                objective,
-                teacher=members_as_one(context, teachers, taps=taps) if needs else None,
-                probe=trial.batch,
-                training_set=training_set(context),
-            )
+            teacher = members_as_one(context, teachers, taps=taps) if needs else None
+            scheme = self.training_scheme(context, student[0], teacher, models)
         if isinstance(self, Training):
             try_training(context, scheme, training_of(self), where=where)
 
     def teacher(self, context: Context, state: State) -> Teacher | None:
         """Load the teacher from a saved state, if a term needs one."""
-        objective = self.terms()
-        if not objective.needs_teacher:
+        if not self.needs_teacher:
             return None
-        teacher = teacher_of(context, state, taps=objective.teacher_taps)
+        teacher = teacher_of(context, state, taps=self.terms().teacher_taps)
         return cached_teacher(context, teacher) if self.cache_teacher else teacher
 
 

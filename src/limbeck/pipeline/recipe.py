@@ -123,7 +123,7 @@ class Recipe(BaseModel):
     def parsed_stages(self) -> list[tuple[str, Stage]]:
         """Return the stages by name, with typed settings."""
         return [
-            (name, STAGES.load(name)(**(settings or {})))
+            (name, STAGES.load(name).variant(settings)(**(settings or {})))
             for stage in self.stages
             for name, settings in stage.items()
         ]

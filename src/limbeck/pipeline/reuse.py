@@ -84,6 +84,8 @@ def key_of(
         models = [("teacher", spec) for spec in recipe.teachers]
     elif "student" in made and student is not None:
         models = [("student", student)]
+    further = stage.further_models().items()
+    models += [(where, spec) for where, spec in further if spec is not None]
     content: dict[str, Any] = {
         "stage": name,
         "settings": stage.model_dump(mode="json", exclude=INDIFFERENT),

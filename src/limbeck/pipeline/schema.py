@@ -27,6 +27,8 @@ from limbeck.pipeline.load_recipe import SHIPPED
 from limbeck.pipeline.recipe import Recipe
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.stages import STAGES
+from limbeck.pipeline.stages.distill import Distill, with_scheme
+from limbeck.schemes import SCHEMES
 from limbeck.tasks import TASKS
 
 Schema: TypeAlias = dict[str, Any]
@@ -86,8 +88,8 @@ def _stage(name: str, definitions: Schema) -> Schema:
     definitions.update(settings.pop("$defs", {}))
     if issubclass(kind, Compression):
         settings = _of_every_method(settings, kind.registry, definitions)
-    if name == "distill":
-        _describe_objective(settings, definitions)
+    if issubclass(kind, Distill):
+        settings = _of_every_scheme(settings, definitions)
     definitions[f"stage_{name}"] = settings
     reference = {"$ref": f"#/$defs/stage_{name}"}
     required = settings.get("required")
@@ -130,6 +132,23 @@ def _of_every_method(settings: Schema, registry: Registry, definitions: Schema) 
         required = [*method.get("required", []), *([] if name == default else ["method"])]
         branches.append(_settings(properties, required))
     return {"anyOf": branches, "description": settings.get("description", "")}
+
+
+def _of_every_scheme(settings: Schema, definitions: Schema) -> Schema:
+    """Build the schema of a distillation per scheme, with the scheme's settings beside its own."""
+    branches = []
+    for name in SCHEMES.names():
+        kind = with_scheme(name)
+        scheme = kind.model_json_schema()
+        definitions.update(scheme.pop("$defs", {}))
+        _describe_objective(scheme, definitions)
+        required = scheme["required"] + ([] if kind is Distill else ["scheme"])
+        branches.append(_settings(scheme["properties"], required))
+    return {
+        "anyOf": branches,
+        "required": settings["required"],
+        "description": settings["description"],
+    }
 
 
 def _terms() -> list[Schema]:

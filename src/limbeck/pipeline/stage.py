@@ -13,6 +13,7 @@ from limbeck.pipeline.candidate import Record, hashes
 
 if TYPE_CHECKING:
     from limbeck.errors import Problem
+    from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.candidate import Artefact, Candidate
     from limbeck.pipeline.context import Context
     from limbeck.pipeline.dry_run import DryRun
@@ -38,6 +39,19 @@ class Stage(BaseModel):
     produces: ClassVar[tuple[str, ...]] = ()
     consumes: ClassVar[tuple[str, ...]] = ()
     starts_from_teacher: ClassVar[bool] = False
+
+    @classmethod
+    def variant(cls, settings: object) -> type[Stage]:
+        """Return the class that validates these settings, if one of them adds keys.
+
+        Raises:
+            InputError: There is none.
+        """
+        return cls
+
+    def further_models(self) -> dict[str, ModelSpec | None]:
+        """Return the models beside student and teacher, by path; None is one like the student."""
+        return {}
 
     def needed(self, recipe: Recipe) -> tuple[str, ...]:
         """Return the required artefacts, given the settings and the recipe."""

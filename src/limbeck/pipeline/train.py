@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from limbeck.objective import Objective
+    from limbeck.schemes import Scheme
     from limbeck.tasks import Batch
     from limbeck.teachers import Teacher
 
@@ -32,8 +33,8 @@ CHECKED = 8
 """Number of samples on which each term is checked: with fewer, a relation may be constant."""
 
 
-def try_training(context: Context, scheme: Offline, settings: Training, *, where: str) -> None:
-    """Check every term, then run forward and backward in training mode on two batches.
+def try_training(context: Context, scheme: Scheme, settings: Training, *, where: str) -> None:
+    """Check every term, then run each phase forward and backward in training mode on two batches.
 
     One batch has the configured size, with the longest texts and a row of each class; the other is
     the smallest of an epoch. Weights, buffers, gradients, modes and random states are restored.
@@ -45,17 +46,20 @@ def try_training(context: Context, scheme: Offline, settings: Training, *, where
 
     largest, smallest = _rows(context, settings)
     place = f"{where}.objective"
-    with _undisturbed(scheme):
+    modules = list(scheme.modules_to_save().values())
+    with _undisturbed(modules):
         with located(place):
             scheme.check_terms(_batch(context, largest[:CHECKED]))
         for rows in dict.fromkeys((tuple(largest), tuple(smallest))):
             batch = _batch(context, list(rows))
             try:
-                scheme.train()
+                for module in modules:
+                    module.train()
                 with _autocast(context, settings), torch.enable_grad(), located(place):
-                    losses = scheme.step(batch, 0.0)
-                    losses.check()
-                    losses.total.backward()
+                    for phase in scheme.phases:
+                        losses = scheme.step(batch, 0.0, None, phase)
+                        losses.check()
+                        losses.total.backward()
             except InputError:
                 raise
             # Models and losses are third-party code, and raise errors of many types.
@@ -107,20 +111,21 @@ def _problem(context: Context, batch: Batch, where: str, error: Exception) -> Pr
 
 
 @contextmanager
-def _undisturbed(scheme: Offline) -> Iterator[None]:
+def _undisturbed(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Restore buffers, gradients, modes and random states after the block."""
     import numpy as np
     import torch
 
-    kept = {module: dict(module._buffers) for module in scheme.modules()}
+    whole = torch.nn.ModuleList(modules)
+    kept = {module: dict(module._buffers) for module in whole.modules()}
     values = {
         module: {name: None if one is None else one.clone() for name, one in buffers.items()}
         for module, buffers in kept.items()
     }
-    gradients = {parameter: parameter.grad for parameter in scheme.parameters()}
+    gradients = {parameter: parameter.grad for parameter in whole.parameters()}
     states = random.getstate(), np.random.get_state()
     try:
-        with modes_restored(scheme), torch.random.fork_rng():
+        with modes_restored(whole), torch.random.fork_rng():
             yield
     finally:
         random.setstate(states[0])
@@ -136,31 +141,34 @@ def _undisturbed(scheme: Offline) -> Iterator[None]:
                         buffer.copy_(value)
 
 
-def train(
-    context: Context,
-    model: nn.Module,
-    *,
-    objective: Objective,
-    settings: Training,
-    label: str,
-    role: Role,
-    teacher: Teacher | None = None,
-    weights: str = "model.safetensors",
-) -> Curve:
-    """Train a model on the run's data, and save it as `weights` in the context's folder.
-
-    Returns:
-        The curve of the training, one row per epoch.
-    """
-    model = model.to(context.accelerator.device)
-    scheme = Offline(
-        model,
+def offline(
+    context: Context, model: nn.Module, objective: Objective, teacher: Teacher | None = None
+) -> Offline:
+    """Build the scheme that trains a model of this run under a teacher, or on labels alone."""
+    return Offline(
+        model.to(context.accelerator.device),
         context.task,
         objective,
         teacher=teacher,
         probe=example_batch(context),
         training_set=training_set(context),
     )
+
+
+def train(
+    context: Context,
+    scheme: Scheme,
+    *,
+    settings: Training,
+    label: str,
+    role: Role,
+    weights: str = "model.safetensors",
+) -> Curve:
+    """Train a scheme on the run's data, and save its first student as `weights` in the folder.
+
+    Returns:
+        The curve of the training, one row per epoch.
+    """
     context.data.train.set_seed(context.seed)
     history = fit(
         scheme,
@@ -174,7 +182,7 @@ def train(
         progress_bar=context.progress.progress_bar(label),
         greater_is_better=context.task.scores[0].metric.higher_is_better,
     )
-    save(context, model, weights)
+    save(context, next(iter(scheme.students.values())), weights)
     return Curve(label=label, role=role, seed=context.seed, rows=history.rows)
 
 

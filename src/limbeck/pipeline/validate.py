@@ -317,6 +317,7 @@ def _name_and_settings(entry: object) -> tuple[str, object]:
 def _stage(kind: type[Stage], settings: object, where: str) -> Stage:
     try:
         with located(where):
+            kind = kind.variant(settings)
             return kind.model_validate({} if settings is None else settings)
     except ValidationError as error:
         raise InputError(*of_validation(error, kind, where)) from error

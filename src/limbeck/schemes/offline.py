@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.modules import evaluating
-from limbeck.core.parametrized import Penalizing, Progressive
 from limbeck.errors import InputError, Problem
-from limbeck.objective import Losses, Objective, TermGradient, TermLoss, TrainingSet
+from limbeck.objective import Losses, Objective, TermGradient, TrainingSet, methods
+from limbeck.schemes._regularizer import Regularizer
+from limbeck.schemes._settings import SchemeInputs, SchemeSettings
 from limbeck.schemes.scheme import Phase
 from limbeck.taps import Taps
 from limbeck.targets import Answer
@@ -78,8 +79,7 @@ class Offline(nn.Module):
         # In a tuple, since a module attribute would be registered: its parameters would be trained,
         # and saved with the student.
         self._teachers = (teacher,) if teacher is not None and objective.needs_teacher else ()
-        self._progressive = [part for part in student.modules() if isinstance(part, Progressive)]
-        self._penalizing = [part for part in student.modules() if isinstance(part, Penalizing)]
+        self._regularizer = Regularizer(student)
         self._of_student = [one for one in student.parameters() if one.requires_grad]
         self._connect(probe, training_set)
 
@@ -189,8 +189,7 @@ class Offline(nn.Module):
         phase: str = "student",
     ) -> Losses:
         """Run teacher and student on a micro-batch and compute the losses."""
-        for part in self._progressive:
-            part.advance(progress)
+        self._regularizer.advance(progress)
         # The teacher first: its data in the caches would evict what the student's backward pass is
         # about to read.
         answer = self._answer(batch)
@@ -203,12 +202,29 @@ class Offline(nn.Module):
             parameters=self._of_student,
             total_weights=total_weights,
         )
-        if not self._penalizing:
-            return losses
-        penalty = torch.stack([part.penalty() for part in self._penalizing]).sum()
-        if total_weights is not None:
-            [name, *_] = response.outputs
-            penalty = penalty * response.primary.weights.sum() / total_weights[name]
-        logged = TermLoss(penalty.detach(), penalty.detach())
-        terms = {**losses.terms, "penalty": logged}
-        return Losses(losses.total + penalty, terms, losses.gradient_norms)
+        return self._regularizer.add(losses, response, total_weights)
+
+
+class OfflineSettings(SchemeSettings):
+    """Offline distillation from a frozen teacher, or training on labels alone."""
+
+    def build_scheme(self, student: nn.Module, inputs: SchemeInputs) -> Offline:
+        """Build the scheme."""
+        return Offline(
+            student,
+            inputs.task,
+            inputs.objective(),
+            teacher=inputs.teacher,
+            probe=inputs.probe,
+            training_set=inputs.training_set,
+        )
+
+    def build_control(self, student: nn.Module, inputs: SchemeInputs) -> Offline:
+        """Build the training on labels alone."""
+        return on_labels(student, inputs)
+
+
+def on_labels(student: nn.Module, inputs: SchemeInputs) -> Offline:
+    """Build the training of a student on labels alone."""
+    objective = Objective(methods.label_only())
+    return Offline(student, inputs.task, objective, probe=inputs.probe)

@@ -54,7 +54,7 @@ class Scheme(Protocol):
         ...
 
     def begin_epoch(self, epoch: int) -> None:
-        """Prepare an epoch; called again with the same number if a training resumes within it."""
+        """Initialise an epoch; called again, with its number, if a training resumes within it."""
         ...
 
     def step(

@@ -1,69 +1,139 @@
-"""Distillation stage: trains the student on the teacher's outputs."""
+"""Distillation stage: trains the student by a scheme, on the teacher's outputs by default."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, create_model
 
-from limbeck.errors import Problem
-from limbeck.objective import Objective, methods
+from limbeck.errors import Problem, gathering
+from limbeck.models.spec import SOURCES
 from limbeck.pipeline.artefacts import publish
 from limbeck.pipeline.candidate import Artefact, Candidate, Role, State
 from limbeck.pipeline.context import Context
-from limbeck.pipeline.dry_run import DryRun
+from limbeck.pipeline.dry_run import DryRun, example_batch
 from limbeck.pipeline.objective_config import ObjectiveConfig
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.teacher_checks import weak_teacher
-from limbeck.pipeline.train import train, training_of
+from limbeck.pipeline.train import train, training_of, training_set
+from limbeck.pipeline.validate import located, model_located
 from limbeck.report.result import Curve
+from limbeck.schemes import SCHEMES, SchemeInputs, SchemeSettings
+from limbeck.schemes.offline import OfflineSettings
 from limbeck.training import Training
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from limbeck.pipeline.recipe import Recipe
+    from limbeck.schemes import Scheme
     from limbeck.teachers import Teacher
 
 
-class Distill(Training, ObjectiveConfig, Stage):
+class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
     """Distillation of the student, with an objective over labels, teacher outputs and features.
 
-    The label-only baseline is the same student trained on labels alone, from the same initial
-    weights, on the same samples in the same order for as many epochs; the difference is the
-    distillation gain. A second `distill` continues from the first, and so does its baseline; after
-    a stage that changed the student's structure, both start from that stage's result.
+    The label-only baseline is the scheme's control: the same student trained on labels alone, from
+    the same initial weights, on the same samples in the same order for as many epochs; the
+    difference is the distillation gain. A second `distill` continues from the first, and so does
+    its baseline; after a stage that changed the student's structure, both start from that stage's
+    result.
     """
 
     produces: ClassVar[tuple[str, ...]] = ("student", "float student")
 
+    scheme: Annotated[
+        Literal["offline"],
+        Field(description="The scheme of a training step, with its settings as further keys."),
+    ] = "offline"
     train_baseline: Annotated[
         bool, Field(description="Train the same student on labels alone beside it.")
     ] = True
+
+    @classmethod
+    def variant(cls, settings: object) -> type[Stage]:
+        """Return the stage with the settings of its scheme.
+
+        Raises:
+            InputError: The scheme is unknown.
+        """
+        given = settings.get("scheme") if isinstance(settings, Mapping) else None
+        return cls if given is None else with_scheme(str(given))
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Return whether a term needs the recipe's teacher."""
+        return self.uses_teacher and super().needs_teacher
 
     def needed(self, recipe: Recipe) -> tuple[str, ...]:
         """Return the required artefacts: a teacher, unless the objective uses labels only."""
         return ("teacher",) if self.needs_teacher else ()
 
     def own_code(self) -> list[str]:
-        """Return the recipe's own losses."""
-        return self.own_losses()
+        """Return the recipe's own losses and further models."""
+        models = [spec for spec in self.further_models().values() if spec is not None]
+        return [*self.own_losses(), *(one.name for one in models if one.source == "python")]
 
     def validate_in(self, recipe: Recipe) -> list[Problem]:
-        """Return problems: features that are not available."""
-        return self.check_features(recipe)
+        """Return problems: features that are not available, and those of further models."""
+        problems = self.check_features(recipe)
+        if self.cache_teacher and not self.uses_teacher:
+            allowed = f"false, with `scheme: {self.scheme}`, which uses no teacher"
+            problems.append(Problem("cache_teacher", True, allowed))
+        for where, spec in self.further_models().items():
+            if spec is not None:
+                with gathering(problems), model_located(where):
+                    SOURCES.load(spec.source).check(spec)
+        return problems
 
     def dry_run(self, trial: DryRun, *, where: str) -> None:
-        """Build student and teacher, and connect them once as in training."""
-        self.try_objective(trial, where=where)
+        """Build student, teacher and further models, and connect them once as in training."""
+        with located(where):
+            models = self._further(trial.context)
+        self.try_objective(trial, where=where, models=models)
+
+    def training_scheme(
+        self,
+        context: Context,
+        student: nn.Module,
+        teacher: Teacher | None,
+        models: Sequence[nn.Module] = (),
+    ) -> Scheme:
+        """Build the scheme."""
+        return self.build_scheme(student, self._inputs(context, teacher, models))
+
+    def _inputs(
+        self, context: Context, teacher: Teacher | None = None, models: Sequence[nn.Module] = ()
+    ) -> SchemeInputs:
+        return SchemeInputs(
+            task=context.task,
+            objective=self.terms,
+            probe=example_batch(context),
+            teacher=teacher,
+            models=models,
+            training_set=training_set(context),
+        )
+
+    def _further(self, context: Context) -> list[nn.Module]:
+        """Build the scheme's further models, each with weights of its own seed."""
+        models = []
+        for number, (where, spec) in enumerate(self.further_models().items(), start=1):
+            with model_located(where):
+                model = context.build(spec or context.student_spec, seed=context.seed_of(number))
+            models.append(model.to(context.accelerator.device))
+        return models
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Train the student and its label-only baseline."""
-        objective = self.terms()
         teacher = self.teacher(context, candidate.state("teacher"))
         begin = candidate.state("student")
         # The baseline first: a teacher that is no better than it is reported before the
         # distillation.
         baseline = []
-        if self.train_baseline and objective.needs_teacher:
+        if self.train_baseline and self.terms().needs_teacher:
             baseline_state = candidate.state("baseline")
             same = baseline_state.weights and baseline_state.changes == begin.changes
             baseline.append(self._label_only(context, baseline_state if same else begin))
@@ -75,7 +145,12 @@ class Distill(Training, ObjectiveConfig, Stage):
         )
         if note:
             context.progress.log(note)
-        trained = [self._train(context, objective, begin=begin, teacher=teacher), *baseline]
+        models = self._further(context)
+
+        def scheme(student: nn.Module) -> Scheme:
+            return self.training_scheme(context, student, teacher, models)
+
+        trained = [self._train(context, scheme, begin=begin), *baseline]
         record = self.record(
             context,
             what=" + ".join(self.loss_names()),
@@ -86,10 +161,10 @@ class Distill(Training, ObjectiveConfig, Stage):
         return candidate.append(context.folder, record)
 
     def _label_only(self, context: Context, begin: State) -> tuple[Artefact, Curve]:
-        """Train the student on labels alone, in a subfolder of this stage."""
+        """Train the scheme's control, in a subfolder of this stage."""
         artefact, curve = self._train(
             context.within("baseline"),
-            Objective(methods.label_only()),
+            lambda student: self.build_control(student, self._inputs(context)),
             begin=begin,
             role="baseline",
             label="label-only student",
@@ -103,22 +178,19 @@ class Distill(Training, ObjectiveConfig, Stage):
     def _train(
         self,
         context: Context,
-        objective: Objective,
+        scheme: Callable[[nn.Module], Scheme],
         *,
         begin: State,
-        teacher: Teacher | None = None,
         role: Role = "student",
         label: str = "distilled student",
     ) -> tuple[Artefact, Curve]:
         model = context.restore(context.student_spec, begin)
         curve = train(
             context,
-            model,
-            objective=objective,
+            scheme(model.to(context.accelerator.device)),
             settings=training_of(self),
             label=label,
             role=role,
-            teacher=teacher,
         )
         artefact = publish(
             context,
@@ -129,3 +201,25 @@ class Distill(Training, ObjectiveConfig, Stage):
             changes=begin.changes,
         )
         return artefact, curve
+
+
+@cache
+def with_scheme(name: str) -> type[Distill]:
+    """Return the stage with the settings of a scheme.
+
+    Raises:
+        InputError: There is no scheme of this name.
+    """
+    settings: type[SchemeSettings] = SCHEMES.load(name)
+    if issubclass(Distill, settings):
+        return Distill
+    scheme, objective = (copy.copy(Distill.model_fields[key]) for key in ("scheme", "objective"))
+    scheme.default = name
+    if settings.default_objective is not None:
+        objective.default = list(settings.default_objective)
+    fields: dict[str, Any] = {
+        "scheme": (Literal[name], scheme),
+        "objective": (objective.annotation, objective),
+    }
+    stage = create_model("Distill", __base__=(settings, Distill), __doc__=Distill.__doc__, **fields)
+    return cast("type[Distill]", stage)

@@ -11,12 +11,8 @@ from limbeck.pipeline.context import Context
 from limbeck.pipeline.dry_run import DryRun
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.teachers import member_files, publish_teacher
-from limbeck.pipeline.train import train, training_of, training_set, try_training
-from limbeck.schemes import Offline
+from limbeck.pipeline.train import offline, train, training_of, try_training
 from limbeck.training import Training
-
-# Far apart, so that members of different seeds never coincide.
-MEMBER_SEEDS = 1_000_003
 
 
 class TrainTeacher(Training, Stage):
@@ -28,13 +24,7 @@ class TrainTeacher(Training, Stage):
         """Build every member, and try one training step."""
         context = trial.context
         for model in trial.teachers:
-            scheme = Offline(
-                model,
-                context.task,
-                Objective(methods.label_only()),
-                probe=trial.batch,
-                training_set=training_set(context),
-            )
+            scheme = offline(context, model, Objective(methods.label_only()))
             try_training(context, scheme, training_of(self), where=where)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
@@ -46,12 +36,12 @@ class TrainTeacher(Training, Stage):
         curves = []
         for number, (spec, name, weights) in enumerate(zip(specs, names, before, strict=True)):
             label = "teacher" if len(specs) == 1 else f"teacher {number + 1} of {len(specs)}"
-            seed = context.seed + MEMBER_SEEDS * number
+            seed = context.seed_of(number)
+            model = context.build(spec, seed=seed, weights=weights, changes=begun.changes)
             curves.append(
                 train(
                     context,
-                    context.build(spec, seed=seed, weights=weights, changes=begun.changes),
-                    objective=Objective(methods.label_only()),
+                    offline(context, model, Objective(methods.label_only())),
                     settings=training_of(self),
                     label=label,
                     role="teacher",

@@ -1,0 +1,64 @@
+"""Settings of a scheme in a recipe, and what they need to build it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from limbeck.models.spec import ModelSpec
+from limbeck.objective import Objective, TrainingSet
+from limbeck.schemes.scheme import Scheme
+from limbeck.tasks import Batch, Task
+from limbeck.teachers import Teacher
+
+
+@dataclass(frozen=True)
+class SchemeInputs:
+    """The inputs of a scheme beside its student.
+
+    Attributes:
+        task: The task.
+        objective: A function that builds the objective anew, one per student.
+        probe: An example batch.
+        teacher: The teacher, if the scheme uses one and a term requires it.
+        models: The scheme's further models, with fresh weights.
+        training_set: The training set's description, for terms that depend on it.
+    """
+
+    task: Task
+    objective: Callable[[], Objective]
+    probe: Batch
+    teacher: Teacher | None = None
+    models: Sequence[nn.Module] = ()
+    training_set: TrainingSet | None = None
+
+
+class SchemeSettings(BaseModel):
+    """The settings of a scheme: the keys of a `distill` stage beside those of every scheme.
+
+    Attributes:
+        uses_teacher: Whether terms against a teacher compare with the recipe's teacher.
+        default_objective: The terms if the recipe has none; None for those of every scheme.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uses_teacher: ClassVar[bool] = True
+    default_objective: ClassVar[Sequence[Mapping[str, Any]] | None] = None
+
+    def further_models(self) -> dict[str, ModelSpec | None]:
+        """Return the models beside student and teacher, by path; None is one like the student."""
+        return {}
+
+    @abstractmethod
+    def build_scheme(self, student: nn.Module, inputs: SchemeInputs) -> Scheme:
+        """Build the scheme."""
+
+    @abstractmethod
+    def build_control(self, student: nn.Module, inputs: SchemeInputs) -> Scheme:
+        """Build the control: what the student is without the scheme, at the same budget."""

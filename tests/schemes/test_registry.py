@@ -1,0 +1,81 @@
+"""The contract of every scheme: students, phases, gradients, and its control."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.objective import Objective, methods
+from limbeck.schemes import SCHEMES, SchemeInputs
+from limbeck.tasks.image_classification import ImageClassification
+from limbeck.teachers import FrozenTeacher
+
+TASK = ImageClassification(classes=("a", "b", "c"))
+GENERATOR = torch.Generator().manual_seed(0)
+BATCH = {"image": torch.randn(8, 1, 4, 4, generator=GENERATOR), "labels": torch.arange(8) % 3}
+EXAMPLES = {"offline": {}, "mutual": {"copies": 3}}
+
+
+def net(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+
+
+@pytest.fixture(params=SCHEMES.names())
+def parts(request):
+    """Settings of a scheme, its student and its inputs."""
+    settings = SCHEMES.load(request.param)(**EXAMPLES[request.param])
+    further = len(settings.further_models())
+    inputs = SchemeInputs(
+        task=TASK,
+        objective=lambda: Objective(methods.hinton()),
+        probe=BATCH,
+        teacher=FrozenTeacher(net(9), TASK) if settings.uses_teacher else None,
+        models=[net(seed) for seed in range(1, 1 + further)],
+    )
+    return settings, net(0), inputs
+
+
+def test_a_phase_gives_a_gradient_to_its_parameters_only_and_every_student_has_one(parts):
+    settings, student, inputs = parts
+    scheme = settings.build_scheme(student, inputs)
+    assert next(iter(scheme.students.values())) is student
+    for name, module in scheme.students.items():
+        assert getattr(scheme, name) is module
+    saved = {p for one in scheme.modules_to_save().values() for p in one.parameters()}
+    scheme.begin_epoch(0)
+    moved = set()
+    for name, phase in scheme.phases.items():
+        assert set(phase.parameters) <= saved
+        for module in scheme.modules_to_save().values():
+            module.train().zero_grad()
+        losses = scheme.step(BATCH, 0.0, None, name)
+        losses.check()
+        losses.total.backward()
+        trained = {parameter for parameter in saved if parameter.grad is not None}
+        assert trained == set(phase.parameters)
+        moved |= trained
+    scheme.after_step(1)
+    for module in scheme.students.values():
+        assert set(module.parameters()) <= moved
+
+
+def test_a_check_of_the_terms_covers_every_student_and_changes_nothing(parts):
+    settings, student, inputs = parts
+    scheme = settings.build_scheme(student, inputs)
+    modules = scheme.modules_to_save()
+    before = {n: {k: v.clone() for k, v in m.state_dict().items()} for n, m in modules.items()}
+    found = scheme.check_terms(BATCH)
+    assert len(found) == 2 * len(scheme.students)
+    assert all(one.norm > 0 for one in found.values())
+    for name, module in modules.items():
+        assert all(torch.equal(value, before[name][k]) for k, value in module.state_dict().items())
+        assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_a_control_trains_the_same_student_without_teacher_and_peers(parts):
+    settings, student, inputs = parts
+    control = settings.build_control(student, inputs)
+    assert list(control.students.values()) == [student]
+    assert list(control.step(BATCH, 0.0).terms) == ["task"]
