@@ -135,6 +135,19 @@ def test_a_loaded_module_validates_with_its_connectors(trainer_of, data, tmp_pat
     torch.testing.assert_close(predicted, module.student.eval()(data.tensors[0]))
 
 
+@pytest.mark.parametrize(
+    "settings", [{"precision": "bf16-true"}, {"max_epochs": -1, "max_steps": 3}]
+)
+def test_connectors_are_built_under_any_settings(trainer_of, data, settings):
+    objective = Objective(FEATURES)
+    module = DistillationModule(net(0).float(), net(1, width=32).float(), objective, optimizer=SGD)
+    rows = TensorDataset(data.tensors[0].float(), data.tensors[1])
+    trainer = trainer_of(**settings)
+    trainer.fit(module, DataLoader(rows, batch_size=4))
+    assert trainer.global_step == 3
+    assert {one.dtype for one in objective.connectors.parameters()} == {torch.float32}
+
+
 def test_the_teacher_moves_with_the_module():
     teacher = net(1)
     DistillationModule(net(0), teacher).to("meta")

@@ -67,6 +67,8 @@ class DistillationModule(LightningModule):
     def _apply(self, fn: Any, recurse: bool = True) -> DistillationModule:
         """Move or convert the teacher, too, which is no submodule."""
         super()._apply(fn, recurse)
+        if any(one.dtype.itemsize < 4 for one in self.objective_modules.parameters()):
+            self.objective_modules.float()  # connectors compute in float32 at least
         if self.distillation.teacher is not None:
             self.distillation.teacher._apply(fn)
         return self
@@ -83,8 +85,12 @@ class DistillationModule(LightningModule):
         if trainer is None or not trainer.training:  # built from the first batch that is seen
             return
         with torch.random.fork_rng(devices=[]):
-            _ = trainer.estimated_stepping_batches  # loads the training data
+            if trainer.train_dataloader is None:
+                trainer.fit_loop.setup_data()
             batch = next(iter(trainer.train_dataloader))
+        # The strategy converts the module only after this hook.
+        trainer.precision_plugin.convert_module(self)
+        batch = trainer.precision_plugin.convert_input(batch)
         self._connect(_mapping(self.transfer_batch_to_device(batch, self.device, 0)))
 
     def configure_optimizers(self) -> Any:
