@@ -183,6 +183,38 @@ def test_it_equals_a_loop_by_hand_for_any_accumulation(trainer_of, model, rows, 
     assert not getattr(teacher.config, "use_cache", False)
 
 
+def test_a_term_of_weight_0_leaves_what_the_trainer_does(trainer_of):
+    rows, students = classified(12), [classifier(0), classifier(0)]
+    for part in (*students[0].modules(), *students[1].modules()):
+        if isinstance(part, nn.Dropout):
+            part.p = 0.3
+    layer = "bert.encoder.layer.0"
+    hint = Term("fitnet_hint", student=layer, teacher=layer, weight=0.0)
+    objective = [Term("task"), hint]
+    trainer = trainer_of(students[0], classifier(1, width=32), rows, objective=objective)
+    plain = transformers.Trainer(students[1], trainer.args, train_dataset=rows)
+    for one in (trainer, plain):
+        transformers.set_seed(0)
+        one.train()
+    torch.testing.assert_close(*map(parameters, students))
+
+
+def test_the_loss_is_computed_without_a_training_loop(trainer_of):
+    rows, student = classified(4), classifier(0).train()
+    batch = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+    loss, outputs = trainer_of(student, classifier(1), rows).compute_loss(student, batch, True)
+    loss.backward()
+    assert outputs["logits"].shape == (4, 3)
+
+
+def test_a_batch_without_elements_changes_nothing(trainer_of):
+    rows = [{**row, "labels": torch.full((LENGTH,), IGNORED)} for row in texts(4)]
+    student = language_model(0)
+    before = parameters(student)
+    trainer_of(student, language_model(1), rows).train()
+    assert torch.equal(parameters(student), before)
+
+
 def test_images_and_unlabelled_rows_train(trainer_of):
     rows = [{"pixel_values": torch.randn(3, 8, 8)} for _ in range(8)]
     student, teacher = image_classifier(0), image_classifier(1)

@@ -153,8 +153,7 @@ class DistillationTrainer(Trainer):
         across = total is not None and self.args.average_tokens_across_devices
         scale = self.accelerator.num_processes if across else 1
         if training:
-            parts = 1 if total is not None else self.current_gradient_accumulation_steps
-            self._record(step.losses, scale / parts)
+            self._record(step.losses, scale)
         loss = step.losses.total * scale
         if not return_outputs:
             return loss
@@ -191,7 +190,7 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log values; those of training with the mean of each term, raw and weighted."""
         if "loss" in logs and self._sums:
-            means = torch.stack(list(self._sums.values())) / self._steps
+            means = torch.stack(list(self._sums.values())) / max(1, self._steps)
             means = self.accelerator.reduce(means, "mean")
             logs |= dict(zip(self._sums, means.tolist(), strict=True))
             self._sums, self._steps = {}, 0
