@@ -26,7 +26,7 @@ from limbeck.training.step import Stepper
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from limbeck.schemes import Scheme
+    from limbeck.schemes.scheme import Scheme
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
 

@@ -17,7 +17,7 @@ from limbeck.errors import InputError, LimbeckError, Problem
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from limbeck.schemes import Scheme
+    from limbeck.schemes.scheme import Scheme
 
 
 @contextmanager

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from limbeck.objective import Losses
-    from limbeck.schemes import Scheme
+    from limbeck.schemes.scheme import Scheme
 
 BRANCHES = (
     "the processes take different branches of the model, as layers skipped at random have them: "
