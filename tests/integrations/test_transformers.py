@@ -199,6 +199,19 @@ def test_a_term_of_weight_0_leaves_what_the_trainer_does(trainer_of):
     torch.testing.assert_close(*map(parameters, students))
 
 
+def test_gradients_are_balanced(trainer_of):
+    objective = Objective([Term("task"), Term("soft_target_kl", temperature=2.0, weight="auto")])
+    trainer = trainer_of(classifier(0), classifier(1), classified(4), objective=objective)
+    trainer.train()
+    ratios = [
+        entry["soft_target_kl/weighted"] / entry["soft_target_kl/raw"]
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+    assert ratios[0] == pytest.approx(1.0)
+    assert ratios[1] > 2.0  # measured in the first step
+
+
 def test_the_loss_is_computed_without_a_training_loop(trainer_of):
     rows, student = classified(4), classifier(0).train()
     batch = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}

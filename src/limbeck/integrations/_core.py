@@ -235,7 +235,6 @@ class Distillation:
         batch: Batch,
         *,
         progress: float,
-        parameters: Sequence[nn.Parameter] = (),
         total: Tensor | None = None,
     ) -> Step:
         """Run teacher and student on a batch and compute the losses.
@@ -244,7 +243,6 @@ class Distillation:
             model: The student, as wrapped by the trainer.
             batch: The batch.
             progress: The finished share of the training, in [0, 1].
-            parameters: The parameters for gradient norms, if measured.
             total: The number of elements of all micro-batches of the optimiser step; default those
                 of this batch.
         """
@@ -254,12 +252,13 @@ class Distillation:
         with Taps(model, self.objective.student_taps) as taps:
             returned = self.task.run(model, batch)
             response = self.task.response(returned, batch, taps)
+        measured = model.training and self.objective.balance.measures
         found = self.objective(
             response,
             answer,
             task_loss=self.task.loss,
             progress=progress,
-            parameters=parameters,
+            parameters=[p for p in model.parameters() if p.requires_grad] if measured else (),
             total_weights=None if total is None else {LOGITS: total},
         )
         return Step(found, response, returned)

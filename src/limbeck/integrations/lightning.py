@@ -106,7 +106,6 @@ class DistillationModule(LightningModule):
             self.student,
             batch,
             progress=min(1.0, self.trainer.global_step / steps) if steps > 0 else 0.0,
-            parameters=[one for one in self.student.parameters() if one.requires_grad],
         )
         terms = {
             f"train/{name}/{kind}": value

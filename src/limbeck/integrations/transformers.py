@@ -146,7 +146,6 @@ class DistillationTrainer(Trainer):
             model,
             inputs,
             progress=min(1.0, self.state.global_step / max(1, self.state.max_steps)),
-            parameters=self._trainable() if training else (),
             total=None if total is None else torch.as_tensor(total, device=self.args.device),
         )
         # The gradients of processes are averaged, but the total is already over all of them.
@@ -206,9 +205,6 @@ class DistillationTrainer(Trainer):
             for tensor in self.distillation.objective.connectors.state_dict().values():
                 torch.distributed.broadcast(tensor, src=0)
 
-    def _trainable(self) -> list[nn.Parameter]:
-        return [one for one in self.model.parameters() if one.requires_grad]
-
     def _record(self, losses: Losses, scale: float) -> None:
         for name, term in losses.terms.items():
             for kind, value in term._asdict().items():
@@ -245,7 +241,7 @@ class _ConnectorGradients(TrainerCallback):
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Reset the gradients, as the Trainer does for the model."""
-        self._trainer.distillation.modules.zero_grad()
+        self._trainer.distillation.objective.connectors.zero_grad()
 
 
 def _shifts(model: nn.Module) -> bool:

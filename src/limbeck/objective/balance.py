@@ -47,6 +47,11 @@ class Balance(nn.Module):
         self.register_buffer("steps", torch.tensor(0))
         self.register_buffer("progress", torch.tensor(-1.0, dtype=torch.float64))
 
+    @property
+    def measures(self) -> bool:
+        """Return whether gradient norms are ever measured."""
+        return bool(self._every)
+
     def weight(self, name: str) -> float:
         """Return the current weight of a term with `auto`."""
         return float(self.scales[self.names.index(name)])
