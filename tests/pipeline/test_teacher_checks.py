@@ -307,13 +307,14 @@ def test_a_member_of_an_ensemble_at_chance_is_found(work, tmp_path) -> None:
     assert [one.where for one in error.value.problems] == ["teacher.0", "teacher.1"]
 
 
-def test_the_cache_key_includes_how_the_teacher_is_fitted_to_the_data(work) -> None:
+def test_the_cache_key_includes_how_the_teacher_is_fitted_to_the_data() -> None:
+    from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.teachers import _fingerprint
 
     net = {"source": "limbeck", "name": "digits_cnn"}
     stated = ({}, {"output_type": "probabilities"}, {"normalization": {"mean": [0], "std": [1]}})
     teacher = SimpleNamespace(fingerprint="weights")
-    keys = {_fingerprint(work({**net, **one})._context(0), teacher) for one in stated}
+    keys = {_fingerprint(teacher, [ModelSpec(**net, **one)]) for one in stated}
     assert len(keys) == 3
 
 

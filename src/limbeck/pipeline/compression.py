@@ -198,7 +198,7 @@ class Compression(Stage):
         """Fine-tune the model if requested; return the curve, and a note on a weak teacher."""
         if self.finetune is None:
             return [], []
-        teacher = self.finetune.teacher(context, candidate.state("teacher", original=True))
+        teacher = self.finetune.frozen_teacher(context, candidate.state("teacher", original=True))
         curve = train(
             context,
             self.finetune.training_scheme(context, model, teacher),

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Far apart, so that models of different runs never have the same seed.
-_APART = 1_000_003
+# Far apart, so that models of different runs, numbers and generations never have the same seed.
+_APART, _GENERATION = 1_000_003, 7_000_003
 
 
 def normalization_of_data(preprocess: Preprocess) -> Normalization | None:
@@ -98,9 +98,9 @@ class Context:
         inside = self.folder.is_relative_to(self.run)
         return self.folder.relative_to(self.run).as_posix() if inside else self.folder.name
 
-    def seed_of(self, number: int) -> int:
+    def seed_of(self, number: int = 0, *, generation: int = 0) -> int:
         """Return the seed of one of several models; that of the first is the run's."""
-        return self.seed + _APART * number
+        return self.seed + _APART * number + _GENERATION * generation
 
     def within(self, name: str) -> Context:
         """Return the same context with a subfolder."""
@@ -136,10 +136,11 @@ class Context:
             load_weights(model, weights)
         return model
 
-    def restore(self, spec: ModelSpec, state: State) -> nn.Module:
+    def restore(self, spec: ModelSpec, state: State, *, generation: int = 0) -> nn.Module:
         """Build a model in its saved state, or with fresh weights if there is none."""
         weights = state.weights[0] if state.weights else None
-        return self.build(spec, seed=self.seed, weights=weights, changes=state.changes)
+        seed = self.seed_of(generation=generation)
+        return self.build(spec, seed=seed, weights=weights, changes=state.changes)
 
     def on_main_process(self, work: Callable[[], T]) -> T:
         """Run a function in the first process only, and return its result in every process."""

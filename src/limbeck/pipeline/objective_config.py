@@ -22,6 +22,7 @@ from limbeck.training import Training
 if TYPE_CHECKING:
     from torch import nn
 
+    from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.candidate import State
     from limbeck.pipeline.context import Context
     from limbeck.pipeline.recipe import Recipe
@@ -94,7 +95,7 @@ class ObjectiveConfig(BaseModel):
         """Return problems: features of an ensemble, or cached features, neither of which exists."""
         taps = self.terms().teacher_taps
         problems = []
-        if taps and len(recipe.teachers) > 1:
+        if taps and len(self.teacher_specs(recipe)) > 1:
             fix = "The features of an ensemble's members share no axes."
             allowed = "terms on logits only, with several teachers"
             problems.append(Problem("objective", taps, allowed, fix))
@@ -113,16 +114,29 @@ class ObjectiveConfig(BaseModel):
         """Build the training of a student; further models are those of the scheme."""
         return offline(context, student, self.terms(), teacher)
 
-    def try_objective(self, trial: DryRun, *, where: str, models: Sequence[nn.Module] = ()) -> None:
+    def try_objective(
+        self,
+        trial: DryRun,
+        *,
+        where: str,
+        models: Sequence[nn.Module] = (),
+        teachers: Sequence[nn.Module] = (),
+    ) -> None:
         """Build student and teacher, connect them as in training, and try one step.
+
+        Args:
+            trial: The recipe's models, built for the data.
+            where: The stage's place in the recipe, for messages.
+            models: Further models of the scheme.
+            teachers: The models that teach; by default those of the recipe.
 
         Raises:
             InputError: They cannot be built, tapped, connected or trained.
         """
         objective, needs = self.terms(), self.needs_teacher
         taps = objective.teacher_taps
-        student, teachers = gathered(
-            [lambda: [trial.student], lambda: trial.teachers if needs else []]
+        student, teaching = gathered(
+            [lambda: [trial.student], lambda: [*(teachers or trial.teachers)] if needs else []]
         )
         context = trial.context
         if self.cache_teacher and needs:
@@ -131,21 +145,26 @@ class ObjectiveConfig(BaseModel):
         gathered(
             [
                 lambda: _check_taps(student, objective.student_taps, f"{place} (student)"),
-                lambda: _check_taps(teachers, taps, f"{place} (teacher)"),
+                lambda: _check_taps(teaching, taps, f"{place} (teacher)"),
             ]
         )
         with located(place):
-            teacher = members_as_one(context, teachers, taps=taps) if needs else None
+            teacher = members_as_one(context, teaching, taps=taps) if needs else None
             scheme = self.training_scheme(context, student[0], teacher, models)
         if isinstance(self, Training):
             try_training(context, scheme, training_of(self), where=where)
 
-    def teacher(self, context: Context, state: State) -> Teacher | None:
+    def teacher_specs(self, recipe: Recipe) -> list[ModelSpec]:
+        """Return the specifications of the models that teach."""
+        return recipe.teachers
+
+    def frozen_teacher(self, context: Context, state: State) -> Teacher | None:
         """Load the teacher from a saved state, if a term needs one."""
         if not self.needs_teacher:
             return None
-        teacher = teacher_of(context, state, taps=self.terms().teacher_taps)
-        return cached_teacher(context, teacher) if self.cache_teacher else teacher
+        specs = self.teacher_specs(context.recipe)
+        teacher = teacher_of(context, state, specs, taps=self.terms().teacher_taps)
+        return cached_teacher(context, teacher, specs) if self.cache_teacher else teacher
 
 
 def _is_own(entry: dict[str, Any] | str) -> bool:

@@ -17,6 +17,7 @@ from limbeck.targets import Layout, Targets
 from limbeck.teachers import CachedTeacher, EnsembleTeacher, FrozenTeacher, Teacher
 
 if TYPE_CHECKING:
+    from limbeck.models.spec import ModelSpec
     from limbeck.tasks import Batch, Task
 
 FILE = "model.safetensors"
@@ -63,15 +64,17 @@ def member_files(count: int) -> tuple[str, ...]:
 
 def publish_teacher(context: Context, state: State) -> Artefact:
     """Export the teachers as an ensemble, and evaluate it on validation."""
-    models = _models(context, state)
+    models = _models(context, state, context.recipe.teachers)
     model = models[0] if len(models) == 1 else EnsembleModule(models, context.task)
     label = "teacher" if len(models) == 1 else f"ensemble of {len(models)}"
     return publish(context, model, role="teacher", label=label, weights=(), changes=state.changes)
 
 
-def teacher_of(context: Context, state: State, *, taps: Sequence[str]) -> Teacher:
+def teacher_of(
+    context: Context, state: State, specs: Sequence[ModelSpec], *, taps: Sequence[str]
+) -> Teacher:
     """Build the teacher for a distillation."""
-    models = [model.to(context.accelerator.device) for model in _models(context, state)]
+    models = [model.to(context.accelerator.device) for model in _models(context, state, specs)]
     return members_as_one(context, models, taps=taps)
 
 
@@ -84,7 +87,7 @@ def members_as_one(
     return EnsembleTeacher([FrozenTeacher(model, context.task) for model in models])
 
 
-def _models(context: Context, state: State) -> list[nn.Module]:
+def _models(context: Context, state: State, specs: Sequence[ModelSpec]) -> list[nn.Module]:
     """Build the teachers in their saved state, whatever they started from."""
     return [
         context.build(
@@ -93,7 +96,7 @@ def _models(context: Context, state: State) -> list[nn.Module]:
             weights=path,
             changes=state.changes,
         )
-        for spec, path in zip(context.recipe.teachers, state.weights, strict=True)
+        for spec, path in zip(specs, state.weights, strict=True)
     ]
 
 
@@ -108,13 +111,13 @@ def check_recordable(context: Context) -> None:
     key_of(context.data, teacher="")
 
 
-def cached_teacher(context: Context, teacher: Teacher) -> CachedTeacher:
+def cached_teacher(context: Context, teacher: Teacher, specs: Sequence[ModelSpec]) -> CachedTeacher:
     """Open the cache of this teacher's outputs, and fill it if needed."""
     from limbeck.data.cache import TeacherCache, key_of
 
     train = context.data.train
     train.set_seed(context.seed)
-    key = key_of(context.data, teacher=_fingerprint(context, teacher))
+    key = key_of(context.data, teacher=_fingerprint(teacher, specs))
     batch = train.__getitems__([0, 1])
     layout = Layout.of(_targets(context, teacher, batch), samples=len(batch["index"]))
     store = TeacherCache(
@@ -135,14 +138,14 @@ def cached_teacher(context: Context, teacher: Teacher) -> CachedTeacher:
         )
     context.accelerator.wait_for_everyone()
     if not store.complete:  # filled by another process
-        return cached_teacher(context, teacher)
+        return cached_teacher(context, teacher, specs)
     return CachedTeacher(store, fingerprint=teacher.fingerprint)
 
 
-def _fingerprint(context: Context, teacher: Teacher) -> str:
+def _fingerprint(teacher: Teacher, specs: Sequence[ModelSpec]) -> str:
     """Hash what the cached outputs depend on: the models, their code, and their fit to the data."""
     settings = {"source", "name", "class_names", "normalization", "output_type", "output"}
-    members = [spec.model_dump(mode="json", include=settings) for spec in context.recipe.teachers]
+    members = [spec.model_dump(mode="json", include=settings) for spec in specs]
     return fingerprint.of_json([teacher.fingerprint, members, fingerprint.of_code(), versions()])
 
 

@@ -28,6 +28,7 @@ from limbeck.training import Training
 if TYPE_CHECKING:
     from torch import nn
 
+    from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.recipe import Recipe
     from limbeck.schemes import Scheme
     from limbeck.teachers import Teacher
@@ -40,7 +41,7 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
     the same initial weights, on the same samples in the same order for as many epochs; the
     difference is the distillation gain. A second `distill` continues from the first, and so does
     its baseline; after a stage that changed the student's structure, both start from that stage's
-    result.
+    result; with `init: fresh`, both start from the same new weights.
     """
 
     produces: ClassVar[tuple[str, ...]] = ("student", "float student")
@@ -49,6 +50,17 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         Literal["offline"],
         Field(description="The scheme of a training step, with its settings as further keys."),
     ] = "offline"
+    teacher: Annotated[
+        Literal["teacher", "student"],
+        Field(description="The frozen teacher: the recipe's, or the newest student."),
+    ] = "teacher"
+    init: Annotated[
+        Literal["same", "fresh"],
+        Field(
+            description="The initial weights: those of the newest student, if there is one, or new "
+            "ones of another seed."
+        ),
+    ] = "same"
     train_baseline: Annotated[
         bool, Field(description="Train the same student on labels alone beside it.")
     ] = True
@@ -65,12 +77,23 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
 
     @property
     def needs_teacher(self) -> bool:
-        """Return whether a term needs the recipe's teacher."""
+        """Return whether a term needs a teacher."""
         return self.uses_teacher and super().needs_teacher
 
     def needed(self, recipe: Recipe) -> tuple[str, ...]:
         """Return the required artefacts: a teacher, unless the objective uses labels only."""
-        return ("teacher",) if self.needs_teacher else ()
+        if not self.needs_teacher:
+            return ()
+        return ("teacher",) if self.teacher == "teacher" else ("student", "float student")
+
+    def teacher_specs(self, recipe: Recipe) -> list[ModelSpec]:
+        """Return the specifications of the models that teach: the recipe's, or the student's.
+
+        Their weights are those of the newest stage.
+        """
+        if self.teacher == "teacher":
+            return recipe.teachers
+        return [] if recipe.student_spec is None else [recipe.student_spec]
 
     def own_code(self) -> list[str]:
         """Return the recipe's own losses and further models."""
@@ -83,6 +106,9 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         if self.cache_teacher and not self.uses_teacher:
             allowed = f"false, with `scheme: {self.scheme}`, which uses no teacher"
             problems.append(Problem("cache_teacher", True, allowed))
+        if self.teacher == "student" and not self.needs_teacher and not self.own_losses():
+            allowed = "a term against a teacher, in a scheme that uses one"
+            problems.append(Problem("teacher", self.teacher, allowed))
         for where, spec in self.further_models().items():
             if spec is not None:
                 with gathering(problems), model_located(where):
@@ -91,9 +117,14 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
 
     def dry_run(self, trial: DryRun, *, where: str) -> None:
         """Build student, teacher and further models, and connect them once as in training."""
+        context = trial.context
         with located(where):
-            models = self._further(trial.context)
-        self.try_objective(trial, where=where, models=models)
+            models = self._further(context)
+        teachers = [_scaled(trial.student)] if self.teacher == "student" else []
+        if self.init == "fresh":  # without the changes of earlier stages
+            fresh = context.build(context.student_spec, seed=context.seed_of(generation=1))
+            trial.replace("student", fresh.to(context.accelerator.device))
+        self.try_objective(trial, where=where, models=models, teachers=teachers)
 
     def training_scheme(
         self,
@@ -128,18 +159,21 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Train the student and its label-only baseline."""
-        teacher = self.teacher(context, candidate.state("teacher"))
-        begin = candidate.state("student")
+        teacher = self.frozen_teacher(context, candidate.state(self.teacher))
+        begin, generation = candidate.state("student"), 0
+        if self.init == "fresh":
+            generation = sum(link.artefact("student") is not None for link in candidate.lineage)
+            begin = State()
         # The baseline first: a teacher that is no better than it is reported before the
         # distillation.
         baseline = []
         if self.train_baseline and self.terms().needs_teacher:
-            baseline_state = candidate.state("baseline")
-            same = baseline_state.weights and baseline_state.changes == begin.changes
-            baseline.append(self._label_only(context, baseline_state if same else begin))
+            state = candidate.state("baseline")
+            same = begin.weights and state.weights and state.changes == begin.changes
+            baseline.append(self._label_only(context, state if same else begin, generation))
         known = (context.folder, baseline[0][0]) if baseline else candidate.newest("baseline")
         note = (
-            weak_teacher(candidate.newest("teacher"), known, context.task.scores[0].metric)
+            weak_teacher(candidate.newest(self.teacher), known, context.task.scores[0].metric)
             if teacher
             else ""
         )
@@ -150,7 +184,7 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         def scheme(student: nn.Module) -> Scheme:
             return self.training_scheme(context, student, teacher, models)
 
-        trained = [self._train(context, scheme, begin=begin), *baseline]
+        trained = [self._train(context, scheme, begin=begin, generation=generation), *baseline]
         record = self.record(
             context,
             what=" + ".join(self.loss_names()),
@@ -160,12 +194,15 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         )
         return candidate.append(context.folder, record)
 
-    def _label_only(self, context: Context, begin: State) -> tuple[Artefact, Curve]:
+    def _label_only(
+        self, context: Context, begin: State, generation: int
+    ) -> tuple[Artefact, Curve]:
         """Train the scheme's control, in a subfolder of this stage."""
         artefact, curve = self._train(
             context.within("baseline"),
             lambda student: self.build_control(student, self._inputs(context)),
             begin=begin,
+            generation=generation,
             role="baseline",
             label="label-only student",
         )
@@ -181,10 +218,11 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         scheme: Callable[[nn.Module], Scheme],
         *,
         begin: State,
+        generation: int,
         role: Role = "student",
         label: str = "distilled student",
     ) -> tuple[Artefact, Curve]:
-        model = context.restore(context.student_spec, begin)
+        model = context.restore(context.student_spec, begin, generation=generation)
         curve = train(
             context,
             scheme(model.to(context.accelerator.device)),
@@ -201,6 +239,14 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
             changes=begin.changes,
         )
         return artefact, curve
+
+
+def _scaled(model: nn.Module) -> nn.Module:
+    """Copy a model, with larger weights: against equal ones, terms have no gradient."""
+    larger = copy.deepcopy(model)
+    for parameter in larger.parameters():
+        parameter.data.mul_(1.1)
+    return larger
 
 
 @cache
