@@ -180,8 +180,8 @@ def row(variant: Variant, result: RunResult) -> dict[str, Any]:
     return {
         "name": variant.name,
         "what": [link.what for link in result.chain],
-        "accuracy": shipped.accuracy.model_dump(),
-        "teacher": teacher.accuracy.model_dump(),
+        "accuracy": shipped.score.model_dump(),
+        "teacher": teacher.score.model_dump(),
         "teacher_bytes": teacher.measured[0].cost.size_bytes,
         "bytes": [one.cost.size_bytes for one in shipped.measured],
         "flops": cost.flops,

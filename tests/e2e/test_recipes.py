@@ -41,7 +41,9 @@ def check(folder: Path) -> None:
     """Check the results of every run: figures, a page, and a student that predicts as reported."""
     result = load_run(folder)
     assert result.recipe["profile"] == "smoke"
-    assert len(result.budget) == sum(line is not None for line in result.recipe["budget"].values())
+    budget = result.recipe["budget"]
+    lines = sum(line is not None for name, line in budget.items() if name not in ("score", "drop"))
+    assert len(result.budget) == lines + len(budget["score"]) + len(budget["drop"])
     assert (folder / "report.html").is_file()
     assert verify(folder / "student" / PASSPORT).issues == ()
     assert not list(folder.rglob("checkpoint"))

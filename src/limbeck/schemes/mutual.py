@@ -22,7 +22,7 @@ from limbeck.schemes._settings import SchemeInputs, SchemeSettings
 from limbeck.schemes.offline import Offline, on_labels
 from limbeck.schemes.scheme import Phase
 from limbeck.targets import Answer
-from limbeck.tasks import Batch, Response, Task
+from limbeck.tasks import Batch, Response, Task, total_weights
 from limbeck.teachers import TargetForm
 
 
@@ -104,8 +104,8 @@ class Mutual(nn.Module):
         return {**self.students, **of_objectives}
 
     def total_weights(self, batch: Batch) -> dict[str, Tensor]:
-        """Sum the weights of the batch's elements, by output."""
-        return {name: weights.sum() for name, weights in self._task.weights(batch).items()}
+        """Sum the weights of the batch's elements by output, and of those with a label."""
+        return total_weights(self._task, batch)
 
     def begin_epoch(self, epoch: int) -> None:
         """Do nothing: every epoch is the same."""

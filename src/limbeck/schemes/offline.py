@@ -15,7 +15,7 @@ from limbeck.schemes._settings import SchemeInputs, SchemeSettings
 from limbeck.schemes.scheme import Phase
 from limbeck.taps import Taps
 from limbeck.targets import Answer
-from limbeck.tasks import Batch, Response, Task, labels_of
+from limbeck.tasks import Batch, Response, Task, total_weights
 from limbeck.teachers import Teacher
 
 
@@ -141,12 +141,7 @@ class Offline(nn.Module):
 
     def total_weights(self, batch: Batch) -> dict[str, Tensor]:
         """Sum the weights of the batch's elements by output, and of those with a label."""
-        weights = self._task.weights(batch)
-        labelled = self._task.labelled(batch)
-        return {
-            **{name: one.sum() for name, one in weights.items()},
-            **{labels_of(name): (weights[name] * one).sum() for name, one in labelled.items()},
-        }
+        return total_weights(self._task, batch)
 
     def check_terms(self, batch: Batch) -> dict[str, TermGradient]:
         """Check on one batch, before training, that every term works and has a gradient.

@@ -14,6 +14,7 @@ from limbeck.tasks.task import (
     labels_of,
     mean_loss,
     primary_output,
+    total_weights,
 )
 
 TASKS = Registry(
@@ -31,4 +32,5 @@ __all__ = [
     "labels_of",
     "mean_loss",
     "primary_output",
+    "total_weights",
 ]

@@ -192,6 +192,16 @@ def primary_output(task: Task, model: nn.Module, batch: Batch) -> Tensor:
     return next(iter(task.outputs(model, batch).values()))
 
 
+def total_weights(task: Task, batch: Batch) -> dict[str, Tensor]:
+    """Sum the weights of a batch's elements by output, and of those with a label (`labels_of`)."""
+    weights = task.weights(batch)
+    labelled = {name: weights[name] * one for name, one in task.labelled(batch).items()}
+    return {
+        **{name: one.sum() for name, one in weights.items()},
+        **{labels_of(name): one.sum() for name, one in labelled.items()},
+    }
+
+
 def mean_loss(task: Task, response: Response) -> Tensor:
     """Compute the task's loss of a batch: the weighted mean of each output, summed over outputs."""
     means = []
