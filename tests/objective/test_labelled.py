@@ -118,6 +118,22 @@ def test_rows_without_a_label_stay_in_training(write, tmp_path):
     assert any("40 of 8" in note and "have no label" in note for note in data.facts.notes)
 
 
+def test_a_split_without_any_label_is_refused(write, tmp_path):
+    files = {"train": write("train", [None] * 30, other=["a"] * 30)}
+    with pytest.raises(InputError, match="no label in 30 rows"):
+        read(tmp_path, files, classes=["no", "yes"], unlabelled=True)
+
+
+def test_only_the_label_of_minus_one_hundred_excludes_an_element():
+    objective = Objective([Term("task")])
+    logits = torch.randn(3, 4)
+    found = objective.compute(logits, labels=torch.tensor([1, -100, 2])).total
+    expected = F.cross_entropy(logits[[0, 2]], torch.tensor([1, 2]))
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(InputError, match="-1"):
+        objective.compute(logits, labels=torch.tensor([1, -1, 2]))
+
+
 def test_weights_of_rows_reach_the_task(write, tmp_path):
     weights = [float(row % 5) for row in range(60)]
     files = {"train": write("train", ["yes", "no"] * 30, importance=weights)}

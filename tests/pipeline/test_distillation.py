@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import limbeck
 from limbeck.errors import InputError
 from limbeck.objective import Objective, Term
+from limbeck.tasks.tabular_regression import TabularRegression
 
 
 def digits():
@@ -74,6 +75,42 @@ def test_mappings_features_and_stated_validation(teacher):
         task="image_classification",
     )  # fmt: skip
     assert {"train/fitnet_hint/raw", "validation/accuracy"} <= set(done.history.rows[0])
+
+
+def test_a_folder_belongs_to_one_training(teacher, tmp_path):
+    def call(width=1, **more):
+        torch.manual_seed(1)
+        settings = {"epochs": 1, "folder": tmp_path / "run", **more}
+        return limbeck.distill(teacher, net(width), digits(), **settings)
+
+    first, again = call(), call()
+    for one, other in zip(first.student.parameters(), again.student.parameters(), strict=True):
+        assert torch.equal(one, other)
+    for change in ({"width": 2}, {"objective": "label_only"}, {"epochs": 2}, {"seed": 4}):
+        with pytest.raises(InputError, match=r"folder: got .*of another teacher, initial student"):
+            call(**change)
+
+
+def test_one_target_may_be_a_vector():
+    torch.manual_seed(0)
+    x = torch.randn(200, 3)
+    y = x @ torch.tensor([2.0, -1.0, 0.5]) + 3
+    task = TabularRegression(("y",), mean=y.mean()[None], std=y.std()[None])
+    scores = []
+    for labels in (y, y[:, None]):
+        torch.manual_seed(1)
+        teacher, student = nn.Linear(3, 1), nn.Linear(3, 1)
+        done = limbeck.distill(
+            teacher, student, (x, labels), task=task, objective="label_only", epochs=30,
+            batch_size=20, learning_rate=0.05,
+        )  # fmt: skip
+        scores.append(done.scores)
+    assert scores[0] == scores[1]
+    assert scores[0]["r2"] > 0.95
+    with pytest.raises(InputError, match=r"batch\.labels: got"):
+        limbeck.distill(
+            teacher, student, (x, torch.zeros(200, 2)), task=task, objective="label_only", epochs=1
+        )
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 from torch import nn
 
+import limbeck
 from limbeck import losses
 from limbeck.data.load import load
 from limbeck.data.preprocess import load as load_preprocess
@@ -157,3 +158,34 @@ def test_only_evaluations_of_any_task_run_without_classes():
 
 def test_every_loss_of_classes_is_a_loss():
     assert set(losses.__all__) >= set(losses.OUTPUT_KINDS)
+
+
+@pytest.mark.slow
+def test_targets_of_different_sizes_survive_int8(tmp_path):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(400, 4))
+    rows = {f"x{place}": column for place, column in enumerate(x.T)}
+    rows |= {"price": 1e6 * (x @ [1, 2, 0, 1]) + 3e6, "rent": 1e-2 * (x @ [0, 1, 1, 0]) + 5}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "homes.parquet")
+    mlp = {"source": "limbeck", "name": "tabular_mlp", "width": 16, "depth": 1}
+    recipe = {
+        "name": "homes",
+        "task": "tabular_regression",
+        "data": {
+            "source": "parquet",
+            "files": {"train": str(tmp_path / "homes.parquet")},
+            "targets": ["price", "rent"],
+            "table": {"numeric": ["x0", "x1", "x2", "x3"]},
+        },
+        "student": mlp,
+        "threads": 1,
+        "stages": [
+            {"distill": {"epochs": 30, "learning_rate": 0.01, "objective": ["task"]}},
+            {"quantize": {"method": "int8_static"}},
+            {"export": {}},
+        ],
+    }
+    result = limbeck.run(limbeck.Recipe.model_validate(recipe), out=tmp_path / "run")
+    floats, shipped = result.chain[0].score.mean, result.shipped.score.mean
+    assert floats > 0.95
+    assert shipped > floats - 0.02

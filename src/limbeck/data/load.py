@@ -179,6 +179,9 @@ def _partly_labelled(
     """Read labels of which the training split lacks some; its rows without one stay in training."""
     train = loaded.splits["train"]
     known = with_label(train, spec.columns.label)
+    if not len(known):
+        where = f"data.columns.label ({spec.columns.label!r} in train)"
+        raise InputError(Problem(where, f"no label in {len(train)} rows", "a label in some rows"))
     found = {**loaded.splits, "train": train.select(known)}
     labels = read_labels(found, spec.columns.label, spec.classes)
     rows, notes = split(labels.rows, spec)

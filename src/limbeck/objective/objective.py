@@ -336,7 +336,7 @@ class Objective:
         if labels is not None:
             labels = labels.reshape(-1)
             per_element = per_element * (labels != IGNORED)
-            labels = labels.clamp_min(0)
+            labels = labels.masked_fill(labels == IGNORED, 0)
         output = Output(
             rows,
             weights=per_element,

@@ -235,4 +235,12 @@ def _measured(one: _Tested, teacher: _Tested | None, context: Context) -> Measur
         parity=one.artefact.parity,
         confusion=confusion_matrix(one.predictions) if classes else (),
         right=pack_right(one.predictions) if classes else "",
+        majority=_majority(context.data.test) if classes else None,
     )
+
+
+def _majority(split: Split) -> float:
+    """Compute the share of the most frequent class, by the weights of the samples."""
+    weights = None if split.weights is None else split.weights.double()
+    counts = split.labels.bincount(weights)
+    return float(counts.max() / counts.sum())

@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
+from limbeck.core import fingerprint
+from limbeck.core.files import read_json, write_json
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.export.predictor import TorchPredictor
 from limbeck.objective import Objective, TrainingSet
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from limbeck.training import History
     from limbeck.training.loop import ProgressBar
 
-PROBE = 8
+PROBE, IDENTITY = 8, "distillation.json"
 PAIRS = "pairs (input, label), or mappings with labels"
 
 
@@ -80,8 +82,8 @@ def distill(
         objective: A method by name, terms as in a recipe, or an objective. See `limbeck list
             methods`.
         seed: The seed of the sample order and of the validation split.
-        folder: The folder of the log and the checkpoints, from which an interrupted call resumes;
-            default a temporary one.
+        folder: The folder of the log and the checkpoints, from which an interrupted call resumes if
+            it is made again with the same arguments; default a temporary one.
         accelerator: The device and the processes.
         progress_bar: A progress reporter.
         training: Settings of `limbeck.Training`: `epochs=5` (required), `batch_size=64`,
@@ -117,10 +119,11 @@ def distill(
     frozen = FrozenTeacher(copy.deepcopy(teacher).to(machine.device), chosen)
     student.to(machine.device)
     probe = examples.__getitems__(list(range(min(PROBE, len(examples)))))
+    aim = _objective(objective)
     scheme = Offline(
         student,
         chosen,
-        _objective(objective),
+        aim,
         teacher=frozen,
         probe={key: tensor.to(machine.device) for key, tensor in probe.items()},
         training_set=TrainingSet(samples=len(examples)),
@@ -133,6 +136,11 @@ def distill(
             scored.predict(validated.__getitems__(list(rows)))
         return scored.table.values()
 
+    if folder is not None:
+        terms = [repr(term) for term in aim.terms]
+        parts = [frozen.fingerprint, fingerprint.of_module(student), terms, settings.model_dump()]
+        seen = {key: tensor.tolist() for key, tensor in probe.items()}
+        _check_folder(Path(folder), fingerprint.of_json([*parts, seed, len(examples), seen]))
     with tempfile.TemporaryDirectory() as temporary:
         history = fit(
             scheme,
@@ -146,6 +154,21 @@ def distill(
             greater_is_better=chosen.scores[0].metric.higher_is_better,
         )
     return Distilled(student, validate(student), validate(frozen.model), history)
+
+
+def _check_folder(folder: Path, identity: str) -> None:
+    """Check that a folder is new, or of the same training; write what it is of.
+
+    Raises:
+        InputError: The folder holds another training.
+    """
+    path, own = folder / IDENTITY, {"distillation": identity}
+    if path.is_file() and read_json(path) != own:
+        given = f"{folder}: of another teacher, initial student, objective, data or settings"
+        fix = "Choose another folder, or remove this one."
+        raise InputError(Problem("folder", given, "a new one, or that of the same call", fix))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, own)
 
 
 def _settings(training: Mapping[str, Any]) -> Training:

@@ -33,7 +33,8 @@ class DataFacts(Result):
 class Measured(Result):
     """The measurements of one seed's artefact as exported; scores are those on the test set.
 
-    The first score is the primary one. `right` holds whether the prediction of each test sample is
+    The first score is the primary one. `majority` is the share of the most frequent class, by the
+    weights of the samples. `right` holds whether the prediction of each test sample is
     correct, packed by `pack_right`.
     """
 
@@ -48,6 +49,7 @@ class Measured(Result):
     parity: Parity | None
     confusion: tuple[tuple[int, ...], ...]
     right: str = ""
+    majority: float | None = None
 
     @property
     def score(self) -> ScoreValue:

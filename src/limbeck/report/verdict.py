@@ -47,6 +47,8 @@ def quotient(numerator: float | None, denominator: float | None) -> float | None
 
 def majority_share(measured: Measured | None) -> float | None:
     """Compute the majority-class baseline: the share of the most frequent class."""
+    if measured is not None and measured.majority is not None:
+        return measured.majority
     rows = [sum(row) for row in measured.confusion] if measured else []
     return max(rows) / sum(rows) if sum(rows) else None
 

@@ -74,5 +74,6 @@ class Multilabel(PerSample):
             InputError: The batch has no labels.
         """
         logits, labels = self._with_labels(response)
-        each = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+        rows = self._label_rows(labels, logits)
+        each = F.binary_cross_entropy_with_logits(logits, rows, reduction="none")
         return {LOGITS: each.mean(1)}

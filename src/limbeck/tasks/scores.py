@@ -64,9 +64,14 @@ ACCURACY = Score(Metric(name="accuracy", title="Accuracy"), _correct, ratio)
 """Top-1 accuracy: the weighted share of samples whose largest logit is that of the label."""
 
 
+def _rows(labels: NDArray[Any]) -> NDArray[Any]:
+    """Return labels as rows, `[samples, targets]`."""
+    return labels[:, None] if labels.ndim == 1 else labels
+
+
 def _errors(outputs: Arrays, batch: Arrays, weights: Arrays) -> tuple[Parts, Parts, Parts]:
     """Return the errors and the targets, `[samples, targets]`, and the weights, `[samples, 1]`."""
-    target = batch["labels"].astype(np.float64)
+    target = _rows(batch["labels"]).astype(np.float64)
     error = outputs["values"].astype(np.float64) - target
     return error, target, weights["values"].astype(np.float64)[:, None]
 
@@ -118,7 +123,7 @@ MEAN_ABSOLUTE_ERROR = Score(
 
 def _label_counts(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
     """Return true positives, false positives and false negatives of each label."""
-    found, true = outputs["logits"] > 0, batch["labels"] > 0.5
+    found, true = outputs["logits"] > 0, _rows(batch["labels"]) > 0.5
     weight = weights["logits"].astype(np.float64)[:, None]
     parts = (found & true, found & ~true, ~found & true)
     return np.concatenate([weight * part for part in parts], axis=1)
@@ -131,13 +136,13 @@ def _macro_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _right_labels(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
-    right = (outputs["logits"] > 0) == (batch["labels"] > 0.5)
+    right = (outputs["logits"] > 0) == (_rows(batch["labels"]) > 0.5)
     weight = weights["logits"].astype(np.float64)
     return np.stack([weight * right.mean(axis=1), weight], axis=1)
 
 
 def _exact(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
-    right = ((outputs["logits"] > 0) == (batch["labels"] > 0.5)).all(axis=1)
+    right = ((outputs["logits"] > 0) == (_rows(batch["labels"]) > 0.5)).all(axis=1)
     weight = weights["logits"].astype(np.float64)
     return np.stack([weight * right, weight], axis=1)
 

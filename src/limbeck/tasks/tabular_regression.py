@@ -94,5 +94,5 @@ class TabularRegression(PerSample):
             InputError: The batch has no labels.
         """
         values, labels = self._with_labels(response)
-        target = (labels.to(values.dtype) - self._mean.to(values)) / self._std.to(values)
+        target = (self._label_rows(labels, values) - self._mean.to(values)) / self._std.to(values)
         return {VALUES: (values - target).square().mean(1)}

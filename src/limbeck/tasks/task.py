@@ -250,6 +250,14 @@ class PerSample:
     def _run(self, model: nn.Module, batch: Batch, width: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         return run(model, self._take(batch, *self.inputs), classes=width)
 
+    def _label_rows(self, labels: Tensor, values: Tensor) -> Tensor:
+        """Return real labels as rows that fit the values, `[n, targets]`."""
+        rows = labels.unsqueeze(1) if labels.ndim == 1 else labels
+        if rows.shape != values.shape:
+            allowed = f"{list(values.shape)}, one per sample and output"
+            raise InputError(Problem("batch.labels", list(labels.shape), allowed))
+        return rows.to(values.dtype)
+
     def _response(
         self,
         values: Tensor,

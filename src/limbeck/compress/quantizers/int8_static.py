@@ -158,7 +158,7 @@ def _run(
             quant_pre_process(source, prepared, skip_symbolic_shape=True)
             graph = onnx.load(prepared)
             separate_weights(graph)
-            excluded = not_matrices(graph)
+            excluded = [*not_matrices(graph), *_output_scaling(graph)]
             onnx.save(graph, prepared)
             quantization.quantize_static(
                 prepared,
@@ -181,6 +181,28 @@ def _run(
             raise InputError(given) from error
         raise QuantizeError(f"ONNX Runtime cannot quantise {source}: {error}") from error
     return onnx.load(prepared), onnx.load(quantized)
+
+
+def _output_scaling(graph: ModelProto) -> list[str]:
+    """Return the nodes that scale outputs by constants, such as to the units of several targets.
+
+    One scale for targets of different sizes would round the small ones to a constant.
+    """
+    constants = {one.name for one in graph.graph.initializer}
+    producers = {name: node for node in graph.graph.node for name in node.output}
+    kinds = {node.name: node.op_type for node in graph.graph.node}
+    found: list[str] = []
+    pending = [output.name for output in graph.graph.output]
+    while pending:
+        node = producers.get(pending.pop())
+        if node is None or node.op_type not in ("Add", "Sub", "Mul", "Div"):
+            continue
+        inputs = [name for name in node.input if name not in constants]
+        if len(inputs) == len(node.input) - 1:
+            found.append(node.name)
+            pending += inputs
+    scaling = [place for place, name in enumerate(found) if kinds[name] in ("Mul", "Div")]
+    return found[: scaling[-1] + 1] if scaling else []  # without the bias of a layer before it
 
 
 def _quantized_nodes(after: ModelProto) -> Callable[[NodeProto], bool]:
