@@ -56,7 +56,7 @@ def test_a_student_learns_from_its_teacher(teacher):
 
 def test_equal_calls_give_equal_students(teacher):
     students = []
-    for form in (digits(), TensorDataset(*digits()), DataLoader(TensorDataset(*digits()), 32)):
+    for form in (digits(), TensorDataset(*digits()), DataLoader(TensorDataset(*digits()), 64)):
         torch.manual_seed(1)
         student = net(1)
         limbeck.distill(teacher, student, form, epochs=1, seed=5)
@@ -125,10 +125,38 @@ def test_one_target_may_be_a_vector():
         ({"data": 5}, "a data set with __getitem__"),
         ({"data": (torch.zeros(4, 3), torch.zeros(3))}, "4 inputs and 3 labels"),
         ({"data": (torch.zeros(4, 3, 2), torch.zeros(4))}, "inputs with 2 axes"),
-        ({"student": nn.Sequential(nn.Flatten(), nn.Linear(64, 7))}, "logits|classes"),
+        ({"student": nn.Sequential(nn.Flatten(), nn.Linear(64, 7))}, "one per class, label or target"),
     ],
 )
 def test_invalid_arguments_are_refused_in_one_error(teacher, change, message):
     given = {"data": digits(), "student": net(1), "epochs": 1, **change}
     with pytest.raises(InputError, match=message):
         limbeck.distill(teacher, given.pop("student"), given.pop("data"), **given)
+
+
+def test_a_student_with_the_teachers_parameters_is_refused(teacher):
+    with pytest.raises(InputError, match="parameters that are the teacher's"):
+        limbeck.distill(teacher, teacher, digits(), epochs=1)
+    shared = nn.Sequential(teacher[0], nn.ReLU(), nn.Flatten(), nn.Linear(64 * 16, 10))
+    with pytest.raises(InputError, match=r"the teacher's: 0\.weight"):
+        limbeck.distill(teacher, shared, digits(), epochs=1)
+
+
+def test_outputs_that_are_no_logits_and_loaders_with_own_rules_are_refused(teacher):
+    soft = nn.Sequential(net(1), nn.Softmax(1))
+    with pytest.raises(InputError, match=r"student\.output_type"):
+        limbeck.distill(teacher, soft, digits(), epochs=1)
+    with pytest.raises(InputError, match=r"teacher: got 'outputs \[8, 10\]'; allowed: \[n, 2\]"):
+        limbeck.distill(teacher, net(1), digits(), classes=["a", "b"], epochs=1)
+    data = TensorDataset(*digits())
+    sampler = torch.utils.data.WeightedRandomSampler([1.0] * len(data), 50)
+    for change, word in (({"sampler": sampler}, "sampler"), ({"collate_fn": list}, "collate_fn")):
+        with pytest.raises(InputError, match=rf"data\.{word}"):
+            limbeck.distill(teacher, net(1), DataLoader(data, 8, **change), epochs=1)
+
+
+def test_a_loader_states_the_batch_size_and_float64_inputs_fit(teacher):
+    x, y = digits()
+    loader = DataLoader(TensorDataset(x.double(), y), 300)
+    done = limbeck.distill(teacher, net(1), loader, validation=0.5, epochs=2)
+    assert done.history.steps == 2 * 3

@@ -44,11 +44,17 @@ def evaluate(
     from limbeck.pipeline.evaluation import reevaluate
     from limbeck.pipeline.load_recipe import parse_override, put_all
     from limbeck.pipeline.run_folder import MARK, recipe_of
-    from limbeck.pipeline.stages.evaluate import Evaluate
+    from limbeck.pipeline.stages.evaluate import WITHOUT_CLASSES, Evaluate, check_fit
     from limbeck.pipeline.validate import of_validation
+    from limbeck.report.load import load_run
     from limbeck.report.verdict import comparison_lines
 
-    names = evaluations.split(",") if evaluations else EVALUATIONS.names()
+    classes = load_run(run).data.classes
+    known = [name for name in EVALUATIONS.names() if classes or name in WITHOUT_CLASSES]
+    names = evaluations.split(",") if evaluations else known
+    check_fit(
+        [name for name in names if name in EVALUATIONS.names()], classes, where="--evaluations"
+    )
     selected: dict[str, Any] = {name: {} for name in names}
     put_all(selected, dict(map(parse_override, settings or [])), where="--set")
     try:

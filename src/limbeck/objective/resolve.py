@@ -141,10 +141,10 @@ def check_outputs(terms: Iterable[ResolvedTerm], kinds: Mapping[str, Kind]) -> N
         elif not term.student and kinds[output] != losses.OUTPUT_KINDS.get(
             term.builtin, kinds[output]
         ):
-            needed = losses.OUTPUT_KINDS[term.builtin]
             fix = "Use binary_kl on independent labels, logit_mse on values, or your own loss."
-            allowed = f"a loss of {kinds[output]} outputs; this one is of {needed} ones"
-            problems.append(Problem(f"objective.{term.name}", output, allowed, fix))
+            allowed = f"one of {losses.OUTPUT_KINDS[term.builtin]} values"
+            given = f"an output of {kinds[output]} values, {output}"
+            problems.append(Problem(term.name, given, allowed, fix))
     if problems:
         raise InputError(*problems)
 

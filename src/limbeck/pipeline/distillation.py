@@ -12,17 +12,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 
 from limbeck.core import fingerprint
 from limbeck.core.files import read_json, write_json
+from limbeck.core.modules import evaluating
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.export.predictor import TorchPredictor
-from limbeck.objective import Objective, TrainingSet
+from limbeck.models.outputs import check_output_type
+from limbeck.objective import Objective, Term, TrainingSet, methods
 from limbeck.pipeline.artefacts import EVALUATION_BATCH, Scored
 from limbeck.pipeline.validate import of_validation
 from limbeck.schemes import Offline
-from limbeck.tasks import TASKS, Task
+from limbeck.tasks import TASKS, Task, primary_output
 from limbeck.teachers import FrozenTeacher
 from limbeck.training import Training, fit
 
@@ -61,7 +71,7 @@ def distill(
     validation: Any = 0.1,
     task: str | Task | None = None,
     classes: Sequence[str] | None = None,
-    objective: str | Sequence[Any] | Mapping[str, Any] | Objective = "hinton",
+    objective: str | Sequence[Any] | Mapping[str, Any] | Objective | None = None,
     seed: int = 0,
     folder: Path | str | None = None,
     accelerator: Accelerator | None = None,
@@ -79,8 +89,9 @@ def distill(
         task: A task by name or as object; default by the axes of an input: images `[c, h, w]` or
             table rows `[features]`.
         classes: The names of the classes; default those of the data set or the numbers.
-        objective: A method by name, terms as in a recipe, or an objective. See `limbeck list
-            methods`.
+        objective: A method by name, terms as in a recipe, or an objective; see `limbeck list
+            methods`. Default: the task's loss and, by the kind of its output, `soft_target_kl` at
+            temperature 4 (Hinton's method), `binary_kl` or `logit_mse`.
         seed: The seed of the sample order and of the validation split.
         folder: The folder of the log and the checkpoints, from which an interrupted call resumes if
             it is made again with the same arguments; default a temporary one.
@@ -103,6 +114,9 @@ def distill(
     """
     from accelerate import Accelerator as Default
 
+    _check_models(teacher, student)
+    if isinstance(data, DataLoader):
+        training = {"batch_size": data.batch_size or 1, **training}
     settings = _settings(training)
     samples = _samples(data)
     chosen = (
@@ -113,13 +127,15 @@ def distill(
     else:
         train, held_out = samples, _samples(validation)
     name = chosen.inputs[0]
-    examples, validated = _Examples(train, name), _Examples(held_out, name)
+    dtype = next((one.dtype for one in student.parameters()), torch.float32)
+    examples, validated = (_Examples(one, name, dtype) for one in (train, held_out))
     machine = accelerator or Default()
     # A copy, since the teacher's own modules may be trained elsewhere.
     frozen = FrozenTeacher(copy.deepcopy(teacher).to(machine.device), chosen)
     student.to(machine.device)
     probe = examples.__getitems__(list(range(min(PROBE, len(examples)))))
-    aim = _objective(objective)
+    aim = _objective(objective, chosen)
+    _check_outputs({"teacher": teacher, "student": student}, chosen, probe)
     scheme = Offline(
         student,
         chosen,
@@ -178,7 +194,54 @@ def _settings(training: Mapping[str, Any]) -> Training:
         raise InputError(*of_validation(error, Training, "distill")) from error
 
 
-def _objective(given: str | Sequence[Any] | Mapping[str, Any] | Objective) -> Objective:
+def _check_models(teacher: nn.Module, student: nn.Module) -> None:
+    for name, model in (("teacher", teacher), ("student", student)):
+        if not isinstance(model, nn.Module):
+            raise InputError(Problem(name, type(model).__name__, "a torch module"))
+    own = set(map(id, teacher.parameters()))
+    shared = [name for name, one in student.named_parameters() if id(one) in own]
+    if shared:
+        fix = "Copy them: copy.deepcopy(teacher)."
+        given = f"parameters that are the teacher's: {', '.join(shared[:5])}"
+        raise InputError(Problem("student", given, "parameters of its own", fix))
+
+
+def _check_outputs(models: Mapping[str, nn.Module], task: Task, probe: Batch) -> None:
+    """Check on an example batch that models return logits, one per class, label or target."""
+    [kind, *_] = task.kinds.values()
+    width = len(task.classes or getattr(task, "targets", ()) or getattr(task, "labels", ()))
+    for where, model in models.items():
+        device = next(model.parameters(), torch.empty(0)).device
+        batch = {name: tensor.to(device) for name, tensor in probe.items()}
+
+        def run(model: nn.Module = model, batch: Batch = batch) -> Tensor:
+            return primary_output(task, model, batch)
+
+        with evaluating(model), torch.no_grad():
+            shape = list(run().shape)
+            if width and shape[1:] != [width]:
+                allowed = f"[n, {width}], one per class, label or target"
+                raise InputError(Problem(where, f"outputs {shape}", allowed))
+            if kind == "categorical":
+                check_output_type(model, run, output_type="logits", where=where)
+
+
+DEFAULTS: Mapping[str, Sequence[Term]] = {
+    "categorical": methods.hinton(),
+    "binary": [Term("task", weight=0.5), Term("binary_kl", temperature=2.0)],
+    "value": [Term("task", weight=0.5), Term("logit_mse")],
+}
+
+
+def _objective(
+    given: str | Sequence[Any] | Mapping[str, Any] | Objective | None, task: Task
+) -> Objective:
+    [kind, *_] = task.kinds.values()
+    if given is None and kind in DEFAULTS:
+        return Objective(DEFAULTS[kind])
+    if given is None:
+        allowed = f"terms for an output of kind {kind}"
+        raise InputError(Problem("objective", None, allowed))
     if isinstance(given, Objective):
         return given
     if isinstance(given, str):
@@ -189,6 +252,12 @@ def _objective(given: str | Sequence[Any] | Mapping[str, Any] | Objective) -> Ob
 def _samples(data: Any) -> Dataset[Any]:
     """Return a map-style data set of what the user gave."""
     if isinstance(data, DataLoader):
+        if not isinstance(data.sampler, SequentialSampler | RandomSampler):
+            given, fix = type(data.sampler).__name__, "Weights of samples are those of the task."
+            raise InputError(Problem("data.sampler", given, "none: distill orders samples", fix))
+        if data.collate_fn is not default_collate:
+            fix = "Give a data set whose samples torch's default collate function can stack."
+            raise InputError(Problem("data.collate_fn", "one of its own", "the default", fix))
         data = data.dataset
     if isinstance(data, tuple) and len(data) == 2:
         inputs, labels = (torch.as_tensor(part) for part in data)
@@ -219,8 +288,10 @@ def _divided(samples: Dataset[Any], share: float, seed: int) -> tuple[Dataset[An
 class _Examples:
     """The samples of a data set as batches of named tensors."""
 
-    def __init__(self, samples: Dataset[Any], name: str) -> None:
-        self._samples, self._name = samples, name
+    def __init__(
+        self, samples: Dataset[Any], name: str, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self._samples, self._name, self._dtype = samples, name, dtype
 
     def __len__(self) -> int:
         return len(cast("Any", self._samples))
@@ -237,6 +308,11 @@ class _Examples:
         batch = dict(found)
         if "label" in batch:
             batch["labels"] = batch.pop("label")
+        # numpy's arrays are float64, models are not.
+        batch = {
+            name: one.to(self._dtype) if one.dtype == torch.float64 else one
+            for name, one in batch.items()
+        }
         index = torch.tensor(indices)
         return {**batch, "index": index, "view": torch.zeros_like(index)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field, field_validator
@@ -22,6 +22,18 @@ WITHOUT_CLASSES = frozenset({"cost"})
 """Evaluations of any task; the others compare predicted classes."""
 
 Evaluations: TypeAlias = list[str] | dict[str, dict[str, Any]]
+
+
+def check_fit(evaluations: Iterable[str], classes: Sequence[str], *, where: str) -> None:
+    """Check that evaluations fit a task: without classes only some do.
+
+    Raises:
+        InputError: Some compare predicted classes, of which there are none.
+    """
+    unfit = [] if classes else sorted(set(evaluations) - WITHOUT_CLASSES)
+    if unfit:
+        allowed = f"{', '.join(sorted(WITHOUT_CLASSES))}: the others compare predicted classes"
+        raise InputError(Problem(where, ", ".join(unfit), allowed))
 
 
 class Evaluate(Stage):
@@ -62,9 +74,7 @@ class Evaluate(Stage):
         """Check the settings against the classes of the data."""
         classes = tuple(trial.context.data.classes)
         selected = self.selected(classes)
-        if not classes and (unfit := sorted(set(selected) - WITHOUT_CLASSES)):
-            allowed = f"{', '.join(sorted(WITHOUT_CLASSES))}: the others need classes"
-            raise InputError(Problem(f"{where}.evaluations", ", ".join(unfit), allowed))
+        check_fit(selected, classes, where=f"{where}.evaluations")
         with located(f"{where}.evaluations"):
             check_values(selected, classes)
 
