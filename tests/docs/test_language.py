@@ -70,8 +70,9 @@ VERBS = set(
     Accumulate Add Append Apply Assign Average Average-pool Build Call Capture Catch Check Choose
     Clamp Classify Collect Compare Compress Compute Concatenate Condition Convert Copy Count Decode
     Describe Determine Disable Divide Do Draw Dry-run Empty Encode Escape Estimate Evaluate Execute
-    Export Extract Factorise Fill Find Fit Fix Flatten Flush Fold Format Generate Group Hash Ignore Import
-    Infer Initialise Install Iterate Join Keep List Load Lock Log Look Map Mask Measure Move Normalise
+    Export Extract Factorise Fill Find Fit Fix Flatten Flush Fold Format Generate Group Hash Ignore
+    Import Infer Initialise Install Iterate Join Keep List Load Lock Log Look Map Mask Measure Move
+    Normalise
     Open Pack Pad Pair Parse Predict Prefix Print Prune Quantise Query Raise Rank Read Record Reduce
     Register Release Remove Rename Render Replace Report Reset Reshape Resize Resolve Restore Return
     Rotate Round Run Sample Scale Score Search Select Set Share Shorten Shrink Shuffle Sign Split

@@ -125,7 +125,10 @@ def test_one_target_may_be_a_vector():
         ({"data": 5}, "a data set with __getitem__"),
         ({"data": (torch.zeros(4, 3), torch.zeros(3))}, "4 inputs and 3 labels"),
         ({"data": (torch.zeros(4, 3, 2), torch.zeros(4))}, "inputs with 2 axes"),
-        ({"student": nn.Sequential(nn.Flatten(), nn.Linear(64, 7))}, "one per class, label or target"),
+        (
+            {"student": nn.Sequential(nn.Flatten(), nn.Linear(64, 7))},
+            "one per class, label or target",
+        ),
     ],
 )
 def test_invalid_arguments_are_refused_in_one_error(teacher, change, message):
