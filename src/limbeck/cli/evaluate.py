@@ -49,12 +49,7 @@ def evaluate(
     from limbeck.report.load import load_run
     from limbeck.report.verdict import comparison_lines
 
-    classes = load_run(run).data.classes
-    known = [name for name in EVALUATIONS.names() if classes or name in WITHOUT_CLASSES]
-    names = evaluations.split(",") if evaluations else known
-    check_fit(
-        [name for name in names if name in EVALUATIONS.names()], classes, where="--evaluations"
-    )
+    names = evaluations.split(",") if evaluations else EVALUATIONS.names()
     selected: dict[str, Any] = {name: {} for name in names}
     put_all(selected, dict(map(parse_override, settings or [])), where="--set")
     try:
@@ -62,6 +57,12 @@ def evaluate(
     except ValidationError as error:
         raise InputError(*of_validation(error, Evaluate)) from error
     require_trust(recipe_of(run), run / MARK, trusted=trust_code)
+    classes = load_run(run).data.classes
+    if evaluations is not None:
+        check_fit(names, classes, where="--evaluations")
+    elif not classes:
+        kept = {name: found for name, found in selected.items() if name in WITHOUT_CLASSES}
+        stage = stage.model_copy(update={"evaluations": kept})
     with watch(quiet=quiet) as progress:
         result = reevaluate(run, stage, watch=progress)
     if as_json:

@@ -179,7 +179,9 @@ def _flattened(dataset: datasets.Dataset, column: str, where: str) -> tuple[Any,
         if len(wrong):
             count = max(lengths[wrong[0]], 0)
             given = f"a list of {count} labels in row {wrong[0]} ({len(wrong)} such rows)"
-            fix = "For independent labels name one column of 0 and 1 per label in data.targets."
+            fix = (
+                "With several labels per row name one column of 0 and 1 per label in data.targets."
+            )
             raise InputError(Problem(where, given, "one label in every row", fix))
         cells = cells.flatten()
         feature = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)

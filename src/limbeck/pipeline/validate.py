@@ -38,7 +38,8 @@ def of_validation(
         ...     Columns.model_validate({"lable": "y"})
         ... except ValidationError as error:
         ...     print(*of_validation(error, Columns, "data.columns"))
-        data.columns.lable: got 'y'; allowed: one of image, text, label. did you mean "label"?
+        data.columns.lable: got 'y'; allowed: one of image, text, label, weight. did you
+        mean "label"?
     """
     found: list[Problem] = []
     # The search for the closest allowed word is slow: with thousands of keys, the first must do.
