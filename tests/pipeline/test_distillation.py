@@ -163,3 +163,28 @@ def test_a_loader_states_the_batch_size_and_float64_inputs_fit(teacher):
     loader = DataLoader(TensorDataset(x.double(), y), 300)
     done = limbeck.distill(teacher, net(1), loader, validation=0.5, epochs=2)
     assert done.history.steps == 2 * 3
+
+
+NARROW = nn.Sequential(nn.Flatten(), nn.Linear(63, 10))
+FAILS = r"got .fails on a batch of the data \("
+
+
+@pytest.mark.parametrize(
+    ("student", "change", "message"),
+    [
+        (net(1), lambda x, y: (x, str(int(y))), r"data: got 'str in the field labels'; allowed"),
+        (NARROW, lambda x, y: (x, y), rf"student: {FAILS}image \[8, 1, 8, 8\], labels \[8\]\): "),
+        (
+            net(1),
+            lambda x, y: {"pixels": x, "labels": y},
+            rf"teacher: {FAILS}pixels \[.*allowed: a module that takes image as",
+        ),
+    ],
+    ids=["labels that are strings", "a student of another width", "a field of another name"],
+)
+def test_data_that_a_model_cannot_take_are_refused_with_their_shapes(
+    teacher, student, change, message
+):
+    rows = [change(x, y) for x, y in zip(*digits(), strict=True)]
+    with pytest.raises(InputError, match=message):
+        limbeck.distill(teacher, student, rows, task="image_classification", epochs=1)

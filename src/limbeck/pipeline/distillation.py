@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from limbeck.training.loop import ProgressBar
 
 PROBE, IDENTITY = 8, "distillation.json"
+OWN = ("index", "view")  # fields of a batch that the data set adds
 PAIRS = "pairs (input, label), or mappings with labels"
 
 
@@ -217,13 +219,30 @@ def _check_outputs(models: Mapping[str, nn.Module], task: Task, probe: Batch) ->
         def run(model: nn.Module = model, batch: Batch = batch) -> Tensor:
             return primary_output(task, model, batch)
 
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad(), _takes(where, batch, task.inputs):
             shape = list(run().shape)
+        with evaluating(model), torch.no_grad():
             if width and shape[1:] != [width]:
                 allowed = f"[n, {width}], one per class, label or target"
                 raise InputError(Problem(where, f"outputs {shape}", allowed))
             if kind == "categorical":
                 check_output_type(model, run, output_type="logits", where=where)
+
+
+@contextmanager
+def _takes(where: str, batch: Batch, inputs: Sequence[str]) -> Iterator[None]:
+    """Raise an `InputError` in place of a model's own errors on an example batch."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError, LookupError, NotImplementedError) as error:
+        if isinstance(error, InputError):
+            raise
+        fields = {name: list(one.shape) for name, one in batch.items()}
+        shapes = ", ".join(f"{name} {shape}" for name, shape in fields.items() if name not in OWN)
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        given = f"fails on a batch of the data ({shapes}): {reason}"
+        allowed = f"a module that takes {', '.join(inputs)} as the data have them"
+        raise InputError(Problem(where, given, allowed)) from error
 
 
 DEFAULTS: Mapping[str, Sequence[Term]] = {
@@ -308,6 +327,10 @@ class _Examples:
         batch = dict(found)
         if "label" in batch:
             batch["labels"] = batch.pop("label")
+        for name, one in batch.items():
+            if not isinstance(one, Tensor):
+                given = f"{type(one[0] if one else one).__name__} in the field {name}"
+                raise InputError(Problem("data", given, "numbers: tensors, or numbers of Python"))
         # numpy's arrays are float64, models are not.
         batch = {
             name: one.to(self._dtype) if one.dtype == torch.float64 else one
@@ -347,7 +370,7 @@ def _numbered(samples: Dataset[Any], teacher: nn.Module, kind: Any) -> Sequence[
     device = next(teacher.parameters(), torch.empty(0)).device
     inputs = {name: batch[name].to(device) for name in kind.inputs if name in batch}
     mode = teacher.training
-    with torch.no_grad():
+    with torch.no_grad(), _takes("teacher", batch, kind.inputs):
         found = teacher.eval()(*inputs.values()) if len(inputs) == 1 else teacher(**inputs)
     teacher.train(mode)
     logits = getattr(found, "logits", found)
