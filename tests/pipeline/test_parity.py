@@ -167,5 +167,5 @@ def test_a_hugging_face_folder_of_a_changed_structure_is_refused_in_the_dry_run(
         "  - factorize: {method: svd, energy: 0.5}\n"
         "  - export: {format: [onnx, huggingface]}\nthreads: 1\n"
     )
-    with pytest.raises(InputError, match=r"stages\.2\.export\.format: .*structure was changed"):
+    with pytest.raises(InputError, match=r"stages\.export\.format: .*structure was changed"):
         run(resolve(str(tmp_path / "r.yaml"), []), out=tmp_path / "out")
