@@ -75,7 +75,7 @@ def test_odd_values_are_taken_or_refused_and_never_fail_otherwise(name):
     [
         (
             {"at": {"student": 3, "teacher": "body"}},
-            r"at\.student: got 3; allowed: the name of an output",
+            r"at\.student: got 3; allowed: the path of a module",
         ),
         ({"sp": {"student": ["a", None], "teacher": "b"}}, r"sp\.student: got \['a', None\]"),
         ({"rkd": {"student": "a", "teacher": "b", "weight": "high"}}, r"rkd\.weight: got 'high'"),

@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 from limbeck import losses
+from limbeck.objective.terms import DEFAULTS
 from limbeck.pipeline import recipe_schema
 from limbeck.pipeline.load_recipe import read, resolve, shipped_recipes
 from limbeck.pipeline.schema import FILE
@@ -46,6 +47,15 @@ def test_every_stage_and_loss_is_in_it():
     text = json.dumps(schema())
     for name in [*STAGES.names(), *losses.__all__]:
         assert f'"{name}"' in text
+
+
+def test_every_setting_of_a_term_is_in_it():
+    content = copy.deepcopy(DIGITS)
+    settings = {"output": "logits", "student": "0", "teacher": "0", "connector": "auto"}
+    assert settings.keys() | {"weight"} == DEFAULTS.keys()
+    terms = [{"fitnet_hint": {**settings, "weight": 1.0}}, {"task": {"output": "logits"}}]
+    content["stages"][1]["distill"]["objective"] = terms
+    check().validate(content)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from limbeck.objective.schedules import Constant, Schedule, Spec
 Loss: TypeAlias = Callable[..., Tensor]
 Paths: TypeAlias = Annotated[
     str | Annotated[Sequence[str], Field(min_length=1)],
-    Field(description="the name of an output, the path of a module, or several paths"),
+    Field(description="the path of a module, or several paths"),
 ]
 ScheduleSpec: TypeAlias = Annotated[
     Mapping[str, Any], Field(min_length=1, max_length=1, description="a schedule")
@@ -297,9 +297,8 @@ def check_settings(term: Term, where: str) -> None:
 
 
 def _required(term: Term, signature: Signature) -> list[str]:
-    if (
-        term.loss in connectors.BUILDERS
-    ):  # its inputs beyond the features come from a trained connector
+    # Inputs beyond the features come from a trained connector.
+    if term.loss in connectors.BUILDERS:
         return []
     return [key for key, one in signature.keywords.items() if one.default is one.empty]
 

@@ -36,6 +36,7 @@ Schema: TypeAlias = dict[str, Any]
 FILE = SHIPPED / "schema.json"
 NUMBER_OR_SCHEDULE = json_schema(setting_type(float))
 SHARED: dict[str, Schema] = {
+    "output": {"type": "string", "description": "A task's output; by default the primary one."},
     "paths": json_schema(Paths),
     "weight": {"anyOf": [*NUMBER_OR_SCHEDULE["anyOf"], {"const": AUTO}]},
     "number_or_schedule": NUMBER_OR_SCHEDULE,
@@ -44,13 +45,14 @@ SHARED: dict[str, Schema] = {
 """Definitions that many terms share."""
 
 OF_ANY_TERM = {
+    "output": SHARED["output"],
     "student": {
         "$ref": "#/$defs/paths",
-        "description": "An output, or the path of a layer, or several.",
+        "description": "The path of a layer, or several; by default the output itself.",
     },
     "teacher": {
         "$ref": "#/$defs/paths",
-        "description": "logits, labels, or the path of a layer, or several.",
+        "description": "`labels`, or the path of a layer, or several; by default the targets.",
     },
     "connector": {"anyOf": [{"enum": ["auto", "none"]}, {"type": "object"}]},
     "weight": SHARED["weight"],
@@ -154,7 +156,9 @@ def _of_every_scheme(settings: Schema, definitions: Schema) -> Schema:
 def _terms() -> list[Schema]:
     terms = [
         _one(
-            "task", _given(_settings({"weight": SHARED["weight"]}, []), []), "The task's own loss."
+            "task",
+            _given(_settings({key: SHARED[key] for key in ("output", "weight")}, []), []),
+            "The task's own loss.",
         ),
         {"const": "task"},
         {
