@@ -188,3 +188,13 @@ def test_data_that_a_model_cannot_take_are_refused_with_their_shapes(
     rows = [change(x, y) for x, y in zip(*digits(), strict=True)]
     with pytest.raises(InputError, match=message):
         limbeck.distill(teacher, student, rows, task="image_classification", epochs=1)
+
+
+def test_terms_are_taken_as_they_are_and_the_teachers_modes_are_kept():
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)).train()
+    teacher[1].eval()  # as for fine-tuning with fixed statistics
+    terms = [Term("task"), Term("soft_target_kl", temperature=2.0)]
+    done = limbeck.distill(teacher, net(1), digits(), objective=terms, epochs=1)
+    assert "train/soft_target_kl/raw" in done.history.rows[0]
+    assert [part.training for part in teacher.modules()] == [True, True, False, True]

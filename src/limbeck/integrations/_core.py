@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
+from typing import Any, ClassVar, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,16 +14,11 @@ from torch import Tensor, nn
 from limbeck import losses
 from limbeck.core.modules import evaluating
 from limbeck.errors import InputError, Problem, gathered
-from limbeck.objective import Losses, Objective, Term, TrainingSet, methods
-from limbeck.objective.objective import IGNORED, LOGITS
+from limbeck.objective import Losses, Objective, TrainingSet, methods
+from limbeck.objective.objective import IGNORED, LOGITS, ObjectiveLike
 from limbeck.taps import Taps
 from limbeck.tasks import Batch, Kind, Output, Response, Task
 from limbeck.teachers import FrozenTeacher
-
-ObjectiveLike: TypeAlias = (
-    Objective | str | Sequence[Term | str | Mapping[str, Any]] | Mapping[str, Any]
-)
-"""An objective, a method's name, a list of terms, or a recipe's entries."""
 
 LABELS, MASK, INPUTS = "labels", "attention_mask", "inputs"
 NOT_INPUTS = (LABELS, "index")
@@ -170,7 +165,7 @@ class Distillation:
         shift: bool = False,
         least: int = 0,
     ) -> None:
-        self.objective = _objective(objective)
+        self.objective = Objective.of(methods.hinton() if objective is None else objective)
         self.objective.check_outputs(LogitsTask.kinds)
         self.task = LogitsTask(shift=shift)
         self._least = least
@@ -295,18 +290,6 @@ def _parameters(model: nn.Module) -> frozenset[str] | None:
     if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
         return None
     return frozenset(parameters)
-
-
-def _objective(given: ObjectiveLike | None) -> Objective:
-    if isinstance(given, Objective):
-        return given
-    if given is None:
-        return Objective(methods.hinton())
-    if isinstance(given, str):
-        return Objective.from_recipe({given: {}})
-    if not isinstance(given, Mapping) and any(isinstance(one, Term) for one in given):
-        return Objective(cast("Sequence[Term]", given))
-    return Objective.from_recipe(given)
 
 
 def _check_teacher(student: nn.Module, teacher: object, *, needed: bool) -> None:

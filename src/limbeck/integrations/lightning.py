@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem
-from limbeck.integrations._core import INPUTS, LABELS, Distillation, ObjectiveLike, logits_of
+from limbeck.integrations._core import INPUTS, LABELS, Distillation, logits_of
+from limbeck.objective.objective import ObjectiveLike
 
 require("lightning", extra="lightning")
 from lightning.pytorch import LightningModule  # noqa: E402

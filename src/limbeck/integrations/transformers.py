@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from limbeck.core.files import replacing
 from limbeck.core.imports import require
 from limbeck.errors import InputError, Problem
-from limbeck.integrations._core import Distillation, ObjectiveLike, logits_of
+from limbeck.integrations._core import Distillation, logits_of
 from limbeck.objective import Losses, TrainingSet
+from limbeck.objective.objective import ObjectiveLike
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

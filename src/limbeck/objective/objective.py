@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,11 @@ from limbeck.tasks import Kind, Output, Response
 
 TaskLoss: TypeAlias = Callable[[Response], Mapping[str, Tensor]]
 LOGITS = "logits"
+ObjectiveLike: TypeAlias = (
+    "Objective | str | Sequence[Term | str | Mapping[str, Any]] | Mapping[str, Any]"
+)
+"""An objective, a method's name, a list of terms, or a recipe's entries."""
+
 IGNORED = -100
 """The label of elements without a label in torch and transformers."""
 
@@ -102,6 +107,26 @@ class Objective:
             for ready, term in zip(self._ready, self.terms, strict=True)
         }
         self.balance = Balance([r.name for r in self._ready if r.auto], every=measure_every)
+
+    @classmethod
+    def of(cls, given: ObjectiveLike) -> Objective:
+        """Build an objective from any form that a call accepts; return an objective unchanged.
+
+        Raises:
+            InputError: As for the class, or for `from_recipe`.
+
+        Example:
+            >>> [str(term.loss) for term in Objective.of("hinton").terms]
+            ['task', 'soft_target_kl']
+        """
+        if isinstance(given, Objective):
+            return given
+        if isinstance(given, str):
+            return cls.from_recipe({given: {}})
+        terms = (
+            [] if isinstance(given, Mapping) else [one for one in given if isinstance(one, Term)]
+        )
+        return cls(terms) if terms and len(terms) == len(given) else cls.from_recipe(given)
 
     @classmethod
     def from_recipe(
@@ -343,22 +368,21 @@ class Objective:
             sample_of=sample_of.repeat_interleave(max(1, len(rows) // max(1, samples))),
             labels=labels,
         )
-        name = LOGITS
         answer = None
         if teacher_logits is not None:
             kept = teacher_logits.detach().reshape(-1, teacher_logits.shape[-1])
-            answer = Answer({name: DenseTargets(kept)})
+            answer = Answer({LOGITS: DenseTargets(kept)})
         total_weights = None
         if total_weight is not None:
-            total_weights = {name: torch.as_tensor(total_weight, device=rows.device)}
+            total_weights = {LOGITS: torch.as_tensor(total_weight, device=rows.device)}
 
         def cross_entropy(response: Response) -> Mapping[str, Tensor]:
             if labels is None:
                 raise InputError(Problem("labels", None, "labels, which the term task requires"))
-            return {name: losses.cross_entropy(rows, labels)}
+            return {LOGITS: losses.cross_entropy(rows, labels)}
 
         return self(
-            Response({name: output}),
+            Response({LOGITS: output}),
             answer,
             task_loss=cross_entropy,
             progress=progress,

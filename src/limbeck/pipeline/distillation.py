@@ -26,10 +26,11 @@ from torch.utils.data import (
 from limbeck.core import fingerprint
 from limbeck.core.files import read_json, write_json
 from limbeck.core.modules import evaluating
-from limbeck.errors import InputError, Problem, did_you_mean
+from limbeck.errors import InputError, Problem
 from limbeck.export.predictor import TorchPredictor
 from limbeck.models.outputs import check_output_type
 from limbeck.objective import Objective, Term, TrainingSet, methods
+from limbeck.objective.objective import ObjectiveLike
 from limbeck.pipeline.artefacts import EVALUATION_BATCH, Scored
 from limbeck.pipeline.validate import of_validation
 from limbeck.schemes import Offline
@@ -73,7 +74,7 @@ def distill(
     validation: Any = 0.1,
     task: str | Task | None = None,
     classes: Sequence[str] | None = None,
-    objective: str | Sequence[Any] | Mapping[str, Any] | Objective | None = None,
+    objective: ObjectiveLike | None = None,
     seed: int = 0,
     folder: Path | str | None = None,
     accelerator: Accelerator | None = None,
@@ -91,9 +92,9 @@ def distill(
         task: A task by name or as object; default by the axes of an input: images `[c, h, w]` or
             table rows `[features]`.
         classes: The names of the classes; default those of the data set or the numbers.
-        objective: A method by name, terms as in a recipe, or an objective; see `limbeck list
-            methods`. Default: the task's loss and, by the kind of its output, `soft_target_kl` at
-            temperature 4 (Hinton's method), `binary_kl` or `logit_mse`.
+        objective: A method by name, a list of `Term`s, terms as in a recipe, or an objective; see
+            `limbeck list methods`. Default: the task's loss and, by the kind of its output,
+            `soft_target_kl` at temperature 4 (Hinton's method), `binary_kl` or `logit_mse`.
         seed: The seed of the sample order and of the validation split.
         folder: The folder of the log and the checkpoints, from which an interrupted call resumes if
             it is made again with the same arguments; default a temporary one.
@@ -252,20 +253,12 @@ DEFAULTS: Mapping[str, Sequence[Term]] = {
 }
 
 
-def _objective(
-    given: str | Sequence[Any] | Mapping[str, Any] | Objective | None, task: Task
-) -> Objective:
+def _objective(given: ObjectiveLike | None, task: Task) -> Objective:
     [kind, *_] = task.kinds.values()
-    if given is None and kind in DEFAULTS:
-        return Objective(DEFAULTS[kind])
-    if given is None:
+    if given is None and kind not in DEFAULTS:
         allowed = f"terms for an output of kind {kind}"
         raise InputError(Problem("objective", None, allowed))
-    if isinstance(given, Objective):
-        return given
-    if isinstance(given, str):
-        given = {given: {}}
-    return Objective.from_recipe(given)
+    return Objective.of(DEFAULTS[kind] if given is None else given)
 
 
 def _samples(data: Any) -> Dataset[Any]:
@@ -355,10 +348,7 @@ def _task(
             allowed = f"one of {', '.join(TASKS.names())}, since inputs of this form may be any"
             raise InputError(Problem("task", given, allowed))
         name = names[axes]
-    if name not in TASKS.names():
-        fix = did_you_mean(name, TASKS.names())
-        raise InputError(Problem("task", name, ", ".join(TASKS.names()), fix))
-    kind = TASKS.load(name)
+    kind = TASKS.load(name, where="task")
     named = classes or getattr(samples, "classes", None) or _numbered(samples, teacher, kind)
     built: Task = kind(tuple(map(str, named)))
     return built
@@ -369,10 +359,8 @@ def _numbered(samples: Dataset[Any], teacher: nn.Module, kind: Any) -> Sequence[
     batch: Batch = _Examples(samples, kind.inputs[0]).__getitems__([0, 1])
     device = next(teacher.parameters(), torch.empty(0)).device
     inputs = {name: batch[name].to(device) for name in kind.inputs if name in batch}
-    mode = teacher.training
-    with torch.no_grad(), _takes("teacher", batch, kind.inputs):
-        found = teacher.eval()(*inputs.values()) if len(inputs) == 1 else teacher(**inputs)
-    teacher.train(mode)
+    with evaluating(teacher), torch.no_grad(), _takes("teacher", batch, kind.inputs):
+        found = teacher(*inputs.values()) if len(inputs) == 1 else teacher(**inputs)
     logits = getattr(found, "logits", found)
     if not isinstance(logits, Tensor) or logits.ndim < 2:
         raise InputError(Problem("classes", None, "the names of the classes"))
