@@ -42,7 +42,7 @@ def passport_inputs(
     dataset = dataset_facts(recipe, result.data)
     environment, shipped = result.environment, result.shipped
     example = data.validation.__getitems__([0])
-    accuracy = (_score(result.teacher.measured[0]),) if result.teacher else ()
+    scores = (_score(result.teacher.measured[0]),) if result.teacher else ()
     facts = PassportFacts(
         name=student_name(result.name),
         task=result.task,
@@ -52,7 +52,7 @@ def passport_inputs(
         architecture=_architecture(result.recipe["student"] or result.recipe["teacher"]),
         inputs=tuple(f"{name} {_shape(example[name])}" for name in task.inputs),
         outputs=tuple(f"{name} float32 [n, {len(data.outputs)}]" for name in task.kinds),
-        teachers=tuple(_teachers(recipe, lineage, dataset, accuracy)),
+        teachers=tuple(_teachers(recipe, lineage, dataset, scores)),
         data=(dataset,),
         recipe=result.recipe,
         metrics=tuple(_metrics(shipped.measured[0], result.teacher)),

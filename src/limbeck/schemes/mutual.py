@@ -82,7 +82,8 @@ class Mutual(nn.Module):
         _check_classes(responses)
         for name, one in self._objectives.items():
             [peer, *_] = self._peers(name)
-            one.connect(responses[name], self._answer_of(responses[peer], probe), training_set)
+            answer = self._form.answer(responses[peer], task.kinds, probe)
+            one.connect(responses[name], answer, training_set)
 
     @property
     def students(self) -> dict[str, nn.Module]:
@@ -119,17 +120,9 @@ class Mutual(nn.Module):
     def _respond(self, name: str, batch: Batch) -> Response:
         return self._task.respond(getattr(self, name), batch)
 
-    def _answer_of(self, response: Response, batch: Batch) -> Answer:
-        return Answer(
-            {
-                name: self._form.targets(output, self._task.kinds[name], batch)
-                for name, output in response.outputs.items()
-            }
-        )
-
     def _answer(self, name: str, batch: Batch) -> Answer:
         with torch.no_grad(), _fixed_statistics(getattr(self, name)):
-            return self._answer_of(self._respond(name, batch), batch)
+            return self._form.answer(self._respond(name, batch), self._task.kinds, batch)
 
     def step(
         self,

@@ -73,7 +73,7 @@ class BernoulliTargets(RowTargets):
     logits: Tensor
 
     def __post_init__(self) -> None:
-        _check("BernoulliTargets.logits", self.logits, dimensions=2)
+        _check("BernoulliTargets.logits", self.logits, labels=True)
 
     @property
     def elements(self) -> int:
@@ -91,13 +91,9 @@ class BernoulliTargets(RowTargets):
         return self.logits
 
 
-def _check(where: str, rows: Tensor, *, dimensions: int | None = None) -> None:
-    fits = rows.ndim >= 1 if dimensions is None else rows.ndim == dimensions
-    if not (fits and rows.is_floating_point()):
-        given = f"{rows.dtype} {tuple(rows.shape)}"
-        allowed = "floating-point [elements, ...]"
-        raise InputError(
-            Problem(
-                where, given, allowed if dimensions is None else "floating-point [elements, labels]"
-            )
-        )
+def _check(where: str, rows: Tensor, *, labels: bool = False) -> None:
+    if rows.is_floating_point() and (rows.ndim == 2 if labels else rows.ndim):
+        return
+    given = f"{rows.dtype} {tuple(rows.shape)}"
+    allowed = f"floating-point [elements, {'labels' if labels else '...'}]"
+    raise InputError(Problem(where, given, allowed))

@@ -14,11 +14,10 @@ from limbeck.tasks.task import PerSample
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from limbeck.taps import Taps
     from limbeck.tasks.scores import Score
-    from limbeck.tasks.task import Batch, Kind, Response, TaskData
+    from limbeck.tasks.task import Kind, Response, TaskData
 
 
 class Multilabel(PerSample):
@@ -51,21 +50,9 @@ class Multilabel(PerSample):
             raise InputError(Problem("data.targets", ", ".join(other), allowed))
         return cls(tuple(one.name for one in data.targets))
 
-    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Run the model on the task's inputs; return `logits [n, labels]`.
-
-        Raises:
-            InputError: The batch lacks an input, or the model returns another shape.
-        """
-        return {LOGITS: self._run(model, batch, len(self.labels))[0]}
-
-    def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
-        """Run the model on a batch; elements are its samples, in order.
-
-        Raises:
-            InputError: As for `outputs`.
-        """
-        return self._response(self._run(model, batch, len(self.labels))[0], batch, taps)
+    @property
+    def _width(self) -> int:
+        return len(self.labels)
 
     def loss(self, response: Response) -> dict[str, Tensor]:
         """Compute the binary cross-entropy, the mean over the labels of each sample.

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from limbeck.taps import Taps
     from limbeck.tasks.scores import Score
     from limbeck.tasks.task import Batch, Kind, Response, TaskData
 
@@ -70,22 +69,18 @@ class TabularRegression(PerSample):
         scale = torch.tensor([[one.mean, one.std] for one in data.targets])
         return cls(names, *scale.T)
 
+    @property
+    def _width(self) -> int:
+        return len(self.targets)
+
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Run the model; return `values [n, targets]` in the targets' units.
 
         Raises:
             InputError: The batch lacks an input, or the model returns another shape.
         """
-        values = self._run(model, batch, len(self.targets))[0]
+        values = self._run(model, batch)[0]
         return {VALUES: values * self._std.to(values) + self._mean.to(values)}
-
-    def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
-        """Run the model on a batch; elements are its rows, values are standardised.
-
-        Raises:
-            InputError: As for `outputs`.
-        """
-        return self._response(self._run(model, batch, len(self.targets))[0], batch, taps)
 
     def loss(self, response: Response) -> dict[str, Tensor]:
         """Compute the squared error of the standardised targets, the mean per row.

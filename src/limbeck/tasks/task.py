@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, TypeAlias
@@ -225,7 +226,7 @@ AUXILIARY_WEIGHT = 0.3
 """Weight of each auxiliary head in training (Szegedy et al. 2015, section 5)."""
 
 
-class PerSample:
+class PerSample(ABC):
     """Tasks with one prediction per sample, each sample one element; subclasses add the rest."""
 
     name: ClassVar[str]
@@ -247,8 +248,30 @@ class PerSample:
             allowed = f"a mapping with {', '.join(self.inputs)}"
             raise InputError(Problem("batch", given, allowed)) from error
 
-    def _run(self, model: nn.Module, batch: Batch, width: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return run(model, self._take(batch, *self.inputs), classes=width)
+    @property
+    @abstractmethod
+    def _width(self) -> int:
+        """Return the number of values per sample."""
+
+    def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return run(model, self._take(batch, *self.inputs), classes=self._width)
+
+    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Run the model on the task's inputs; return its output `[n, width]` by name.
+
+        Raises:
+            InputError: The batch lacks an input; or no output of the model, or more than one, fits.
+        """
+        return {self._output: self._run(model, batch)[0]}
+
+    def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
+        """Run the model on a batch; elements are its samples, in order.
+
+        Raises:
+            InputError: As for `outputs`.
+        """
+        values, auxiliary = self._run(model, batch)
+        return self._response(values, batch, taps, auxiliary)
 
     def _label_rows(self, labels: Tensor, values: Tensor) -> Tensor:
         """Return real labels as rows that fit the values, `[n, targets]`."""
@@ -263,7 +286,7 @@ class PerSample:
         values: Tensor,
         batch: Batch,
         taps: Taps | None,
-        auxiliary: tuple[Tensor, ...] = (),
+        auxiliary: tuple[Tensor, ...],
     ) -> Response:
         """Build the response of a batch; elements are its samples, in order."""
         mask, labels, labelled = (batch.get(n) for n in ("attention_mask", "labels", "labelled"))
@@ -330,23 +353,9 @@ class Classification(PerSample):
             raise InputError(Problem("task", given, "labels that are classes", fix))
         return cls(data.classes)
 
-    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Run the model on the task's inputs; return `logits [n, classes]`.
-
-        Raises:
-            InputError: The batch lacks an input; or no output of the model, or more than one, can
-                be the logits.
-        """
-        return {LOGITS: self._run(model, batch, len(self.classes))[0]}
-
-    def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
-        """Run the model on a batch; elements are its samples, in order.
-
-        Raises:
-            InputError: As for `outputs`.
-        """
-        logits, auxiliary = self._run(model, batch, len(self.classes))
-        return self._response(logits, batch, taps, auxiliary)
+    @property
+    def _width(self) -> int:
+        return len(self.classes)
 
     def loss(self, response: Response) -> dict[str, Tensor]:
         """Compute the cross-entropy with the labels, one value per sample.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -12,6 +13,7 @@ from limbeck.core.numbers import is_positive, is_whole
 from limbeck.core.random import keyed_uniform
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.targets import (
+    Answer,
     BernoulliTargets,
     DenseTargets,
     HeadTargets,
@@ -20,7 +22,7 @@ from limbeck.targets import (
     TopKTargets,
     ValueTargets,
 )
-from limbeck.tasks import Batch, Kind, Output
+from limbeck.tasks import Batch, Kind, Output, Response
 
 Form: TypeAlias = Literal["dense", "top_k", "sampled", "head"]
 
@@ -70,6 +72,16 @@ class TargetForm:
             problems.append(Problem("targets.temperature", given, "a finite number above 0"))
         if problems:
             raise InputError(*problems)
+
+    def answer(self, response: Response, kinds: Mapping[str, Kind], batch: Batch) -> Answer:
+        """Return a model's response as a teacher's answer, each output in its form.
+
+        Raises:
+            InputError: As for `targets`.
+        """
+        outputs = response.outputs.items()
+        targets = {name: self.targets(one, kinds[name], batch) for name, one in outputs}
+        return Answer(targets, response.taps)
 
     def targets(self, output: Output, kind: Kind, batch: Batch) -> Targets:
         """Return an output of the teacher in this form.

@@ -70,8 +70,7 @@ class FrozenTeacher(nn.Module):
         """Capture more modules' outputs with every call.
 
         Raises:
-            InputError: A path does not exist; the message lists the nearest existing ones. Or
-            the form is unknown.
+            InputError: A path does not exist; the message lists the nearest existing ones.
         """
         self._paths = list(dict.fromkeys([*self._paths, *paths]))
         self._taps = Taps(self.model, self._paths)
@@ -97,11 +96,7 @@ class FrozenTeacher(nn.Module):
         # Not inference_mode: its tensors cannot be saved for a student's backward pass.
         with torch.no_grad(), self._taps as taps:
             response = self._task.respond(self.model, batch, taps)
-            targets = {
-                name: self._form.targets(output, self._task.kinds[name], batch)
-                for name, output in response.outputs.items()
-            }
-        return Answer(targets, response.taps)
+            return self._form.answer(response, self._task.kinds, batch)
 
     def forward(self, batch: Batch) -> Answer:
         """Run `answer`, for wrappers that call a module."""
