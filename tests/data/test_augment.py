@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limbeck.data.augment import augment, below, random_bits
+from limbeck.core.random import below, random_bits
+from limbeck.data.augment import augment
 from limbeck.data.load import Data
 from limbeck.data.spec import AugmentSpec
 from limbeck.data.split import Split

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from limbeck.data.augment import random_bits
+from limbeck.core.random import random_bits
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
