@@ -38,10 +38,8 @@ def equal(one: nn.Module, two: nn.Module) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", of_models())
+@pytest.mark.parametrize("name", [one for one in of_models() if not method(one).needs_training])
 def test_a_function_changes_a_copy_as_the_method_does(name: str) -> None:
-    if method(name).needs_training:
-        pytest.skip("it has no effect without a training")
     made = subject("bert" if name in ("prune.heads", "prune.layers") else "cnn")
     expected, before = copy.deepcopy(made.model), copy.deepcopy(made.model)
     result, refused = attempt(lambda: method(name).transform(expected, made.work))
@@ -55,6 +53,14 @@ def test_a_function_changes_a_copy_as_the_method_does(name: str) -> None:
         assert found.result == result
         assert equal(found.model, expected)
         assert not equal(found.model, before)
+
+
+@pytest.mark.parametrize("name", [one for one in of_models() if method(one).needs_training])
+def test_a_method_that_needs_a_training_is_refused(name: str) -> None:
+    made = subject("cnn")
+    family, _, kind = name.partition(".")
+    with pytest.raises(InputError, match="allowed: a method without training"):
+        FUNCTIONS[family](made.model, made.batch, method=kind, **SETTINGS[name])
 
 
 RECIPE = """
