@@ -98,10 +98,10 @@ def reference() -> str:
 def _ways(registry: Registry, key: str) -> Iterator[str]:
     """Describe everything in a registry that a key of a stage names, with its settings."""
     for name in registry.names():
-        way = registry.load(name)
-        yield f"`{key}: {name}`. {_first_line(way)}"
-        if way.model_fields:
-            yield _table(way)
+        method = registry.load(name)
+        yield f"`{key}: {name}`. {_first_line(method)}"
+        if method.model_fields:
+            yield _table(method)
 
 
 def _table(model: type[BaseModel], only: set[str] | None = None) -> str:

@@ -38,13 +38,13 @@ CASES = {
 class Case:
     """A quantised model and its file."""
 
-    def __init__(self, net, way, folder):
+    def __init__(self, net, method, folder):
         self.one = subject(net)
         with torch.no_grad():
             for name, parameter in self.one.model.named_parameters():
                 if name.endswith("bias"):
                     parameter.normal_(std=0.1)
-        self.changed = way.transform(self.one.model, self.one.work)
+        self.changed = method.transform(self.one.model, self.one.work)
         self.path = folder / "model.onnx"
         before = copy.deepcopy(self.one.model.state_dict())
         to_onnx(self.one.model, self.one.task, self.one.batch, self.path)
@@ -59,8 +59,8 @@ class Case:
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
     return {
-        name: Case(name.split()[0], way, tmp_path_factory.mktemp("case"))
-        for name, way in CASES.items()
+        name: Case(name.split()[0], method, tmp_path_factory.mktemp("case"))
+        for name, method in CASES.items()
     }
 
 

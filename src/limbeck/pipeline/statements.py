@@ -58,7 +58,7 @@ class ModelChecks:
 def with_statements(recipe: Recipe, data: Data) -> Recipe:
     """Fill the class names and the normalisation stated by the teachers' files into a recipe.
 
-    The recipe is then explicit: every model built from it is fitted to the data in the same way.
+    The recipe is then explicit: every model built from it is fitted to the data equally.
     """
     specs = check_models(recipe, data).specs
     if specs == recipe.teachers:

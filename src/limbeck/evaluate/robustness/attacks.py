@@ -113,7 +113,7 @@ def margin_pgd(
 
     Cross-entropy of very large logits has a zero gradient in float32; this loss has not, and its
     sign does not depend on the scale of the logits. The step size begins at twice the perturbation
-    size and decays to zero; the image with the largest margin on the way is returned.
+    size and decays to zero; the image with the largest margin of all steps is returned.
 
     With `restart` 0, j is the likeliest wrong class at each step, and the start is the image. With
     `restart` r, j is the r-th likeliest wrong class of the image, and the start is random.
