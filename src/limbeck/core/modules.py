@@ -10,6 +10,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+def shared_parameters(one: nn.Module, other: nn.Module) -> list[str]:
+    """Return the names of a module's parameters that are also another's.
+
+    Example:
+        >>> from torch import nn
+        >>> layer = nn.Linear(2, 2, bias=False)
+        >>> shared_parameters(nn.Sequential(layer), layer)
+        ['0.weight']
+    """
+    others = set(map(id, other.parameters()))
+    return [name for name, parameter in one.named_parameters() if id(parameter) in others]
+
+
 @contextmanager
 def modes_restored(model: nn.Module) -> Iterator[None]:
     """Restore the mode of every submodule after the block; `model.train()` would equalise them.

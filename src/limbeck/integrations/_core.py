@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import losses
-from limbeck.core.modules import evaluating
+from limbeck.core.modules import evaluating, shared_parameters
 from limbeck.errors import InputError, Problem, gathered
 from limbeck.objective import Losses, Objective, TrainingSet, methods
 from limbeck.objective.objective import IGNORED, LOGITS, ObjectiveLike
@@ -302,8 +302,7 @@ def _check_teacher(student: nn.Module, teacher: object, *, needed: bool) -> None
     if not isinstance(teacher, nn.Module):
         given, fix = type(teacher).__name__, "Load the model first, as by from_pretrained."
         raise InputError(Problem(where, given, allowed, fix))
-    trained = {id(parameter) for parameter in student.parameters()}
-    if any(id(parameter) in trained for parameter in teacher.parameters()):
+    if shared_parameters(teacher, student):
         fix = "Copy it: copy.deepcopy(model)."
         given = "parameters of the student"
         raise InputError(Problem(where, given, "a model of its own", fix))

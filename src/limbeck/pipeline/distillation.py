@@ -25,7 +25,7 @@ from torch.utils.data import (
 
 from limbeck.core import fingerprint
 from limbeck.core.files import read_json, write_json
-from limbeck.core.modules import evaluating
+from limbeck.core.modules import evaluating, shared_parameters
 from limbeck.errors import InputError, Problem
 from limbeck.export.predictor import TorchPredictor
 from limbeck.models.outputs import check_output_type
@@ -201,9 +201,7 @@ def _check_models(teacher: nn.Module, student: nn.Module) -> None:
     for name, model in (("teacher", teacher), ("student", student)):
         if not isinstance(model, nn.Module):
             raise InputError(Problem(name, type(model).__name__, "a torch module"))
-    own = set(map(id, teacher.parameters()))
-    shared = [name for name, one in student.named_parameters() if id(one) in own]
-    if shared:
+    if shared := shared_parameters(student, teacher):
         fix = "Copy them: copy.deepcopy(teacher)."
         given = f"parameters that are the teacher's: {', '.join(shared[:5])}"
         raise InputError(Problem("student", given, "parameters of its own", fix))
