@@ -123,12 +123,13 @@ def score_value(table: ScoreTable, score: Score, *, seed: int = 0) -> ScoreValue
         (0.5, 'Wilson score')
     """
     parts = table.parts(score)
-    sums, samples = parts.sum(axis=0), len(parts)
-    binary = np.isin(parts, (0.0, 1.0)).all() and parts.shape[1] == 2 and sums[1] == samples
-    if score.metric.unit == "share" and binary:
-        found = proportion(int(sums[0]), samples)
+    samples, rows = len(parts), parts if isinstance(parts, np.ndarray) else np.empty((0, 0))
+    # Pairs of a hit and its weight: Wilson's interval needs hits of 0 and 1, and weights of 1.
+    hits = rows[:, 0] if rows.shape[1:] == (2,) and (rows[:, 1] == 1).all() else np.full(1, np.nan)
+    if score.metric.unit == "share" and np.isin(hits, (0.0, 1.0)).all():
+        found = proportion(int(hits.sum()), samples)
     else:
-        found = Resamples(samples, seed=seed).estimate(lambda counts: score.value(counts @ parts))
+        found = Resamples(samples, seed=seed).estimate(lambda counts: score.value(parts, counts))
     return ScoreValue(
         metric=score.metric, value=found.value, interval=found.interval, samples=samples
     )

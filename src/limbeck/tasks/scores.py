@@ -1,49 +1,76 @@
 """Scores: metrics of a task, computed from a model's outputs with parts per sample.
 
-A score is a function of sums over samples, so that it is computed batch by batch, with weights and
-in bounded memory, and resampled for its confidence interval.
+A score is a function of parts per sample, so that it is computed batch by batch, with weights and
+in bounded memory, and resampled for its confidence interval. Most scores are functions of sums over
+samples (`of_sums`); others, such as the mean average precision, rank the parts of all samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.measurement import Metric
 
-Parts = NDArray[np.float64]
-"""The parts of a score per sample, `[samples, parts]`."""
+Parts: TypeAlias = NDArray[np.float64] | list[NDArray[np.float64]]
+"""The parts of a score per sample: `[samples, parts]`, or `[rows, parts]` for each sample if
+samples have different numbers of rows, as a detector's boxes."""
+
+Sums: TypeAlias = NDArray[np.float64]
+Counts: TypeAlias = NDArray[np.float64]
+"""How often each sample counts in each bootstrap draw, `[draws, samples]`."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Score:
-    """A metric as a function of sums over samples.
+    """A metric as a function of parts per sample.
 
     Attributes:
         metric: Name, title, unit and direction.
         parts: Computes each sample's parts from a model's outputs, the batch, and the elements'
             weights by output; weights are among the parts, so that the value is a weighted mean.
-        value: Computes the metric from the sums of the parts, `[..., parts]` to `[...]`.
+        value: Computes the metric per bootstrap draw, `[draws]`, from the parts of all samples and
+            how often each counts; `of_sums` builds it from a function of sums.
 
     Example:
         >>> outputs = {"logits": np.array([[2.0, 1.0], [0.0, 3.0]])}
         >>> batch, weights = {"labels": np.array([0, 0])}, {"logits": np.array([3.0, 1.0])}
-        >>> float(ACCURACY.value(ACCURACY.parts(outputs, batch, weights).sum(0)))
-        0.75
+        >>> parts = ACCURACY.parts(outputs, batch, weights)
+        >>> ACCURACY.value(parts, np.array([[1.0, 1.0], [2.0, 0.0]])).tolist()
+        [0.75, 1.0]
     """
 
     metric: Metric
     parts: Callable[[Arrays, Arrays, Arrays], Parts]
-    value: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    value: Callable[[Parts, Counts], NDArray[np.float64]]
 
 
-def _correct(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
+def of_sums(
+    function: Callable[[Sums], NDArray[np.float64]],
+) -> Callable[[Parts, Counts], NDArray[np.float64]]:
+    """Build the value of a score from a function of the sums over samples.
+
+    Args:
+        function: Computes the metric from sums, `[..., parts]` to `[...]`.
+
+    Example:
+        >>> of_sums(ratio)(np.array([[1.0, 1.0], [0.0, 1.0]]), np.ones((1, 2))).tolist()
+        [0.5]
+    """
+
+    def value(parts: Parts, counts: Counts) -> NDArray[np.float64]:
+        return function(counts @ np.asarray(parts))
+
+    return value
+
+
+def _correct(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
     correct = outputs["logits"].argmax(axis=1) == batch["labels"]
     weight = weights["logits"].astype(np.float64)
     return np.stack([weight * correct, weight], axis=1)
@@ -60,7 +87,7 @@ def ratio(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(sums[..., 0] / sums[..., 1])
 
 
-ACCURACY = Score(Metric(name="accuracy", title="Accuracy"), _correct, ratio)
+ACCURACY = Score(Metric(name="accuracy", title="Accuracy"), _correct, of_sums(ratio))
 """Top-1 accuracy: the weighted share of samples whose largest logit is that of the label."""
 
 
@@ -69,24 +96,24 @@ def _rows(labels: NDArray[Any]) -> NDArray[Any]:
     return labels[:, None] if labels.ndim == 1 else labels
 
 
-def _errors(outputs: Arrays, batch: Arrays, weights: Arrays) -> tuple[Parts, Parts, Parts]:
+def _errors(outputs: Arrays, batch: Arrays, weights: Arrays) -> tuple[Sums, Sums, Sums]:
     """Return the errors and the targets, `[samples, targets]`, and the weights, `[samples, 1]`."""
     target = _rows(batch["labels"]).astype(np.float64)
     error = outputs["values"].astype(np.float64) - target
     return error, target, weights["values"].astype(np.float64)[:, None]
 
 
-def _squared(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
+def _squared(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
     error, _, weight = _errors(outputs, batch, weights)
     return np.concatenate([weight * error**2, weight], axis=1)
 
 
-def _absolute(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
+def _absolute(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
     error, _, weight = _errors(outputs, batch, weights)
     return np.concatenate([weight * np.abs(error), weight], axis=1)
 
 
-def _explained(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
+def _explained(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
     error, target, weight = _errors(outputs, batch, weights)
     return np.concatenate([weight * x for x in (error**2, target, target**2)] + [weight], axis=1)
 
@@ -102,26 +129,26 @@ def _r_squared(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray((1 - error / (square - mean**2)).mean(-1))
 
 
-R_SQUARED = Score(Metric(name="r2", title="R²", unit=""), _explained, _r_squared)
+R_SQUARED = Score(Metric(name="r2", title="R²", unit=""), _explained, of_sums(_r_squared))
 """The coefficient of determination, 1 − SSE / SST, the mean over targets: 1 is perfect, and 0 is
 the mean of the evaluated targets as prediction."""
 
 ROOT_MEAN_SQUARED_ERROR = Score(
     Metric(name="rmse", title="Root mean squared error", unit="", higher_is_better=False),
     _squared,
-    lambda sums: np.asarray(np.sqrt(_mean_of(sums)).mean(-1)),
+    of_sums(lambda sums: np.asarray(np.sqrt(_mean_of(sums)).mean(-1))),
 )
 """The root mean squared error in the targets' units, the mean over targets."""
 
 MEAN_ABSOLUTE_ERROR = Score(
     Metric(name="mae", title="Mean absolute error", unit="", higher_is_better=False),
     _absolute,
-    lambda sums: np.asarray(_mean_of(sums).mean(-1)),
+    of_sums(lambda sums: np.asarray(_mean_of(sums).mean(-1))),
 )
 """The mean absolute error in the targets' units, the mean over targets."""
 
 
-def _label_counts(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
+def _label_counts(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
     """Return true positives, false positives and false negatives of each label."""
     found, true = outputs["logits"] > 0, _rows(batch["labels"]) > 0.5
     weight = weights["logits"].astype(np.float64)[:, None]
@@ -135,25 +162,25 @@ def _macro_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((2 * right / np.where(total > 0, total, 1)).mean(-1))
 
 
-def _right_labels(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
+def _right_labels(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
     right = (outputs["logits"] > 0) == (_rows(batch["labels"]) > 0.5)
     weight = weights["logits"].astype(np.float64)
     return np.stack([weight * right.mean(axis=1), weight], axis=1)
 
 
-def _exact(outputs: Arrays, batch: Arrays, weights: Arrays) -> Parts:
+def _exact(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
     right = ((outputs["logits"] > 0) == (_rows(batch["labels"]) > 0.5)).all(axis=1)
     weight = weights["logits"].astype(np.float64)
     return np.stack([weight * right, weight], axis=1)
 
 
-MACRO_F1 = Score(Metric(name="macro_f1", title="Macro F1"), _label_counts, _macro_f1)
+MACRO_F1 = Score(Metric(name="macro_f1", title="Macro F1"), _label_counts, of_sums(_macro_f1))
 """The F1 score at a probability of 0.5, the mean over labels; 0 for a label never present."""
 
-LABEL_ACCURACY = Score(Metric(name="label_accuracy", title="Label accuracy"), _right_labels, ratio)
+LABEL_ACCURACY = Score(Metric(name="label_accuracy", title="Label accuracy"), _right_labels, of_sums(ratio))
 """The share of labels predicted correctly at 0.5: one minus the Hamming loss."""
 
-EXACT_MATCH = Score(Metric(name="exact_match", title="Exact match"), _exact, ratio)
+EXACT_MATCH = Score(Metric(name="exact_match", title="Exact match"), _exact, of_sums(ratio))
 """The share of samples with all labels correct at 0.5: the subset accuracy."""
 
 
@@ -184,12 +211,17 @@ class ScoreTable:
             self._parts[score.metric.name].append(score.parts(outputs, batch, weights))
 
     def parts(self, score: Score) -> Parts:
-        """Return the parts of a score, `[samples, parts]`."""
-        return np.concatenate(self._parts[score.metric.name])
+        """Return the parts of a score over all samples."""
+        batches = self._parts[score.metric.name]
+        if any(isinstance(one, list) for one in batches):
+            return [rows for one in batches for rows in one]
+        return np.concatenate(batches)
 
     def values(self) -> dict[str, float]:
         """Compute every score over all samples, by name, the primary one first."""
-        return {
-            score.metric.name: float(score.value(self.parts(score).sum(axis=0)))
-            for score in self.scores
-        }
+        return dict(self._values())
+
+    def _values(self) -> Iterator[tuple[str, float]]:
+        for score in self.scores:
+            parts = self.parts(score)
+            yield score.metric.name, float(score.value(parts, np.ones((1, len(parts))))[0])
