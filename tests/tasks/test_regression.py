@@ -152,8 +152,8 @@ def test_preprocessing_keeps_the_scale_of_the_targets(data, tmp_path):
 
 
 def test_only_evaluations_of_any_task_run_without_classes():
-    assert list(Evaluate().selected(())) == ["cost"]
-    assert len(Evaluate().selected(("a", "b"))) > 1
+    assert list(Evaluate().selected(classifier=False)) == ["cost"]
+    assert len(Evaluate().selected(classifier=True)) > 1
 
 
 def test_every_loss_of_classes_is_a_loss():

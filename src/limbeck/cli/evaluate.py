@@ -40,14 +40,15 @@ def evaluate(
     from pydantic import ValidationError
 
     from limbeck.errors import InputError
-    from limbeck.evaluate.evaluation import EVALUATIONS
+    from limbeck.evaluate.evaluation import EVALUATIONS, check_fit, for_any_task
     from limbeck.pipeline.evaluation import reevaluate
     from limbeck.pipeline.load_recipe import parse_override, put_all
     from limbeck.pipeline.run_folder import MARK, recipe_of
-    from limbeck.pipeline.stages.evaluate import WITHOUT_CLASSES, Evaluate, check_fit
+    from limbeck.pipeline.stages.evaluate import Evaluate
     from limbeck.pipeline.validate import of_validation
     from limbeck.report.load import load_run
     from limbeck.report.verdict import comparison_lines
+    from limbeck.tasks import TASKS, is_classifier
 
     names = evaluations.split(",") if evaluations else EVALUATIONS.names()
     selected: dict[str, Any] = {name: {} for name in names}
@@ -57,11 +58,11 @@ def evaluate(
     except ValidationError as error:
         raise InputError(*of_validation(error, Evaluate)) from error
     require_trust(recipe_of(run), run / MARK, trusted=trust_code)
-    classes = load_run(run).data.classes
+    classifier = is_classifier(TASKS.load(load_run(run).task))
     if evaluations is not None:
-        check_fit(names, classes, where="--evaluations")
-    elif not classes:
-        kept = {name: found for name, found in selected.items() if name in WITHOUT_CLASSES}
+        check_fit(names, classifier=classifier, where="--evaluations")
+    elif not classifier:
+        kept = {name: found for name, found in selected.items() if for_any_task(name)}
         stage = stage.model_copy(update={"evaluations": kept})
     with watch(quiet=quiet) as progress:
         result = reevaluate(run, stage, watch=progress)

@@ -41,7 +41,7 @@ class _LogitsTask:
     """An adapter of the forward function to the tasks that FLOPs are counted for."""
 
     work: CalibrationContext
-    inputs: tuple[str, ...]
+    inputs: Mapping[str, tuple[str | None, ...]]
 
     def outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"logits": self.work.forward(model, batch)}
@@ -71,7 +71,7 @@ def trace(
 
             layer = model.get_submodule(path)
             hooks.enter_context(layer.register_forward_pre_hook(record, with_kwargs=True))
-        return flops(model, _LogitsTask(work, tuple(sample)), sample), inputs
+        return flops(model, _LogitsTask(work, dict.fromkeys(sample, ("batch",))), sample), inputs
 
 
 def operations(module: nn.Module, inputs: Iterable[Tensor]) -> int:

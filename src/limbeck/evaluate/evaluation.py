@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar, cast
 
@@ -151,6 +151,27 @@ def check_values(evaluations: EvaluationSettings, classes: tuple[str, ...]) -> N
                 )
     if problems:
         raise InputError(*problems)
+
+
+def for_any_task(name: str) -> bool:
+    """Return whether an evaluation needs no classes: its module then sets `ANY_TASK = True`.
+
+    The others compare the predicted classes of samples.
+    """
+    return getattr(sys.modules[EVALUATIONS.load(name).__module__], "ANY_TASK", False)
+
+
+def check_fit(evaluations: Iterable[str], *, classifier: bool, where: str) -> None:
+    """Check that evaluations fit a task: only some need no class per sample.
+
+    Raises:
+        InputError: Some compare predicted classes, of which there are none.
+    """
+    unfit = [] if classifier else sorted(name for name in evaluations if not for_any_task(name))
+    if unfit:
+        any_task = filter(for_any_task, EVALUATIONS.names())
+        allowed = f"{', '.join(any_task)}: the others compare the predicted classes of samples"
+        raise InputError(Problem(where, ", ".join(unfit), allowed))
 
 
 def _problems(name: str, settings: Mapping[str, Any]) -> Iterator[Problem]:

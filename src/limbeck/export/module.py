@@ -42,10 +42,11 @@ class PlainModule:
     """The interface of a plain module to exports and compression methods.
 
     Attributes:
-        inputs: The names of its inputs, in order.
+        inputs: Its inputs, in order, with the names of their varying axes: `batch`, and `tokens` of
+            integers with two axes.
     """
 
-    inputs: tuple[str, ...]
+    inputs: Mapping[str, tuple[str, ...]]
 
     def outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run a model; return `logits`, which is its output or the field of that name.
@@ -55,7 +56,7 @@ class PlainModule:
         """
         tensors = {name: batch[name] for name in self.inputs}
         parameters = inspect.signature(model.forward).parameters
-        named = self.inputs[0] in parameters or any(
+        named = next(iter(self.inputs)) in parameters or any(
             one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()
         )
         returned: Any = model(**tensors) if named else model(*tensors.values())
@@ -81,7 +82,7 @@ def read_example(model: nn.Module, example: Example) -> tuple[PlainModule, dict[
 
     Example:
         >>> read_example(nn.Linear(3, 2), torch.zeros(4, 3))[0]
-        PlainModule(inputs=('input',))
+        PlainModule(inputs={'input': ('batch',)})
     """
     batch = dict(_named(model, example))
     wrong = [name for name, one in batch.items() if not isinstance(one, Tensor) or one.ndim == 0]
@@ -96,7 +97,7 @@ def read_example(model: nn.Module, example: Example) -> tuple[PlainModule, dict[
         raise InputError(Problem("example", f"NaN or infinity in {infinite[0]}", "finite numbers"))
     first = next(model.parameters(), torch.empty(0))
     batch = {name: tensor.to(first.device) for name, tensor in batch.items()}
-    plain = PlainModule(inputs)
+    plain = PlainModule({name: _axes(batch[name]) for name in inputs})
     try:
         with evaluating(model), torch.no_grad():
             plain.outputs(model, batch)
@@ -122,6 +123,11 @@ def _named(model: nn.Module, example: Example) -> Mapping[str, Tensor]:
         names.append(LABELS)
     names += [f"input_{number}" for number in range(len(names), len(tensors))]
     return dict(zip(names, tensors, strict=False))
+
+
+def _axes(tensor: Tensor) -> tuple[str, ...]:
+    tokens = tensor.ndim == 2 and not tensor.is_floating_point()
+    return ("batch", "tokens") if tokens else ("batch",)
 
 
 def _shape(value: object) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
+Axes: TypeAlias = tuple[str | None, ...]
+Inputs: TypeAlias = Mapping[str, Axes]
+BATCH = "batch"
+_SYMBOL = re.compile(r"[A-Za-z_]\w*")
 # Suffixes that torch adds to the names of parametrized weights.
 _PARAMETRIZED = re.compile(r"\.parametrizations\.(\w+)\.(?:original|0)")
 
@@ -46,15 +50,19 @@ class _Wrapped(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(self._task.outputs(self.model, self.named(tensors)).values())
 
+    @property
+    def inputs(self) -> Inputs:
+        return self._task.inputs
+
     def named(self, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        return dict(zip(self._task.inputs, tensors, strict=True))
+        return dict(zip(self.inputs, tensors, strict=True))
 
 
 def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], path: Path) -> None:
-    """Export a model to one ONNX file with dynamic batch (and token) axes.
+    """Export a model to one ONNX file with dynamic batch and other axes.
 
-    Inputs and outputs have the task's names; their first axis is `batch`, the second axis of token
-    inputs (integers, two axes) is `tokens`. Batch normalisation is folded into preceding
+    Inputs and outputs have the task's names, and their varying axes those of the task's inputs,
+    such as `batch` and `tokens`. Batch normalisation is folded into preceding
     convolutions; masks are applied to the weights; quantised weights are written as integers, and
     their layers round their inputs as in training. A copy on the CPU in eval mode is exported: the
     model itself is not modified. The file is checked, and must reproduce the model's outputs on the
@@ -76,14 +84,16 @@ def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], pat
     missing = [name for name in task.inputs if name not in example]
     if missing:
         raise InputError(Problem("example", sorted(example), f"a batch with {', '.join(missing)}"))
-    tensors = tuple(_two_samples(example[name].detach().cpu()) for name in task.inputs)
+    tensors = tuple(
+        _two_samples(example[name].detach().cpu(), axes) for name, axes in task.inputs.items()
+    )
     wrapped = _Wrapped(copy.deepcopy(model).cpu(), task).eval()
     with torch.no_grad():
         names = list(task.outputs(wrapped.model, wrapped.named(tensors)))
     quantized.deploy(wrapped.model)
     recurrent.deploy(wrapped.model)
     graph = _convert(_capture(wrapped, tensors, task.inputs), names, task.inputs)
-    _tidy(graph)
+    _tidy(graph, task.inputs)
     if graph.ByteSize() > LARGEST:
         raise ExportError(
             f"the model takes {graph.ByteSize() / 2**30:.1f} GiB as ONNX; one file holds at most "
@@ -114,21 +124,22 @@ def embed_classes(path: Path, classes: Sequence[str]) -> None:
     write_bytes(path, model.SerializeToString())
 
 
-def _two_samples(tensor: Tensor) -> Tensor:
-    # torch.export specialises sizes of one; so also two tokens.
-    two = torch.cat([tensor, tensor])[:2]
-    return torch.cat([two, two], dim=1) if _is_tokens(two) and two.shape[1] == 1 else two
+def _two_samples(tensor: Tensor, axes: Axes) -> Tensor:
+    # torch.export specialises sizes of one, so that every varying axis has at least two.
+    for place, axis in enumerate(axes):
+        if axis == BATCH:
+            tensor = torch.cat([tensor, tensor], place).narrow(place, 0, 2)
+        elif axis is not None and tensor.shape[place] == 1:
+            tensor = torch.cat([tensor, tensor], place)
+    return tensor
 
 
-def _is_tokens(tensor: Tensor) -> bool:
-    return tensor.ndim == 2 and not tensor.is_floating_point()
-
-
-def _capture(
-    wrapped: _Wrapped, tensors: tuple[Tensor, ...], inputs: tuple[str, ...]
-) -> ExportedProgram:
+def _capture(wrapped: _Wrapped, tensors: tuple[Tensor, ...], inputs: Inputs) -> ExportedProgram:
     dynamic = torch.export.Dim.DYNAMIC
-    shapes = tuple(dict.fromkeys(range(1 + _is_tokens(one)), dynamic) for one in tensors)
+    shapes = tuple(
+        {place: dynamic for place, axis in enumerate(axes) if axis is not None}
+        for axes in inputs.values()
+    )
     try:
         with quiet(), torch.no_grad():
             return torch.export.export(wrapped, tensors, dynamic_shapes=(shapes,), strict=False)
@@ -136,7 +147,7 @@ def _capture(
         raise ExportError(_capture_advice(error, inputs)) from error
 
 
-def _capture_advice(error: Exception, inputs: tuple[str, ...]) -> str:
+def _capture_advice(error: Exception, inputs: Inputs) -> str:
     text, kind = re.sub(r"\x1b\[\d+m", "", str(error)), type(error).__name__
     place = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
     where = f" ({place[-1][0]}:{place[-1][1]}, in {place[-1][2]})" if place else ""
@@ -146,8 +157,10 @@ def _capture_advice(error: Exception, inputs: tuple[str, ...]) -> str:
             "Replace the Python branch by torch.where, or move it out of the model."
         )
     if "specialized" in text or "ConstraintViolation" in kind:
+        others = dict.fromkeys(axis for axes in inputs.values() for axis in axes if axis)
+        sizes = " or ".join(f"the {axis}" for axis in others)
         return (
-            "the model cannot be exported: its code fixes the size of the batch (or the tokens) of "
+            f"the model cannot be exported: its code fixes the size of {sizes} of "
             f"{', '.join(inputs)}{where}. Take sizes from the input (x.shape[0]), not constants."
         )
     reason = next((line.strip() for line in text.splitlines() if line.strip()), kind)
@@ -157,7 +170,7 @@ def _capture_advice(error: Exception, inputs: tuple[str, ...]) -> str:
     )
 
 
-def _convert(program: ExportedProgram, outputs: list[str], inputs: tuple[str, ...]) -> ModelProto:
+def _convert(program: ExportedProgram, outputs: list[str], inputs: Inputs) -> ModelProto:
     try:
         with quiet(), listed_once():
             exported = torch.onnx.export(
@@ -196,18 +209,31 @@ def _convert_advice(error: BaseException, program: ExportedProgram) -> str:
     )
 
 
-def _tidy(model: ModelProto) -> None:
-    """Shrink the graph, and rename its weights to the model's state_dict names."""
+def _tidy(model: ModelProto, inputs: Inputs) -> None:
+    """Shrink the graph, and give weights and axes the names of the model and the task."""
     slim.strip(model)
     weights = {weight.name for weight in model.graph.initializer}
     taken = weights | {name for node in model.graph.node for name in (*node.input, *node.output)}
     bare = {name: _PARAMETRIZED.sub(r".\1", name.removeprefix("model.")) for name in weights}
     # An input that no node reads has a name too.
     slim.rename(model, lambda old: old if bare.get(old, old) in taken else bare.get(old, old))
+    axes: dict[str, str] = {}
+    for value in model.graph.input:
+        dimensions = value.type.tensor_type.shape.dim
+        for dimension, axis in zip(dimensions, inputs[value.name], strict=False):
+            if axis is not None and dimension.dim_param:
+                axes[dimension.dim_param] = axis
     for value in (*model.graph.input, *model.graph.output):
-        for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
+        for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param:
-                dimension.dim_param = "batch" if axis == 0 else "tokens"
+                # Of a computed size, such as that of a strided sequence, each symbol is renamed.
+                dimension.dim_param = _SYMBOL.sub(
+                    lambda found: axes.get(found.group(), found.group()), dimension.dim_param
+                )
+
+
+def _first(tensor: Tensor, axes: Axes) -> Tensor:
+    return tensor.narrow(axes.index(BATCH), 0, 1) if BATCH in axes else tensor
 
 
 def _check(path: Path, wrapped: _Wrapped, tensors: tuple[Tensor, ...]) -> None:
@@ -216,11 +242,15 @@ def _check(path: Path, wrapped: _Wrapped, tensors: tuple[Tensor, ...]) -> None:
     graph = onnx.load(path)
     onnx.checker.check_model(graph)
     for value in graph.graph.input:
-        if not value.type.tensor_type.shape.dim[0].dim_param:
-            raise ExportError(
-                f'the exported file has a fixed batch size in its input "{value.name}".'
-            )
-    one = tuple(tensor[:1] for tensor in tensors)
+        dimensions = value.type.tensor_type.shape.dim
+        for dimension, axis in zip(dimensions, wrapped.inputs[value.name], strict=False):
+            if axis is not None and not dimension.dim_param:
+                raise ExportError(
+                    f'the exported file has a fixed {axis} size in its input "{value.name}".'
+                )
+    one = tuple(
+        _first(tensor, axes) for tensor, axes in zip(tensors, wrapped.inputs.values(), strict=True)
+    )
     try:
         with torch.no_grad():
             expected = wrapped(*one)

@@ -22,8 +22,8 @@ class Runnable(Protocol):
     """The part of a task that an export needs; every `limbeck.tasks.task.Task` has it."""
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """Return the names of the batch's input tensors, in order."""
+    def inputs(self) -> Mapping[str, tuple[str | None, ...]]:
+        """Return the batch's input tensors, in order, with the names of their varying axes."""
 
     def outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the model on a batch, and return its outputs by name."""
@@ -136,9 +136,15 @@ def _numpy_type(onnx_type: str) -> type[np.generic]:
     return kind
 
 
+def bytes_per_sample(predictor: Predictor, sample: Mapping[str, Any]) -> int:
+    """Return the size of a sample's inputs and outputs, by one prediction of it."""
+    arrays = (*map(np.asarray, sample.values()), *predictor.predict(sample).values())
+    return sum(one.nbytes for one in arrays)
+
+
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions and labels of a whole split.
+    """The primary output and the labels of a whole split, of a task with one element per sample.
 
     Attributes:
         logits: `[n, classes]`, float32; the values of another output are `[n, ...]`.

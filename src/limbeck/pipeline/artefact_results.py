@@ -27,6 +27,7 @@ from limbeck.export.predictor import OnnxPredictor, Predictions
 from limbeck.pipeline.artefacts import predict_split, predict_validation
 from limbeck.pipeline.candidate import Artefact, Candidate
 from limbeck.report.result import Disagreement, Measured
+from limbeck.tasks import is_classifier
 
 if TYPE_CHECKING:
     from limbeck.data.split import Split
@@ -132,7 +133,7 @@ class _Tested:
     artefact: Artefact
     path: Path
     digest: str
-    predictions: Predictions
+    predictions: Predictions | None
     scores: tuple[ScoreValue, ...]
     cost: Cost
 
@@ -143,25 +144,34 @@ def _compute(candidate: Candidate, context: Context) -> ArtefactResults:
     newest = {one.artefact.role: one for one in tested}
     teacher, student = newest.get("teacher"), newest.get("student")
     for one in (teacher, student):
-        if one is not None:
+        if one is not None and one.predictions is not None:
             context.tested[one.artefact.role] = one.predictions
     rows: list[int] = []
     shown: list[Disagreement] = []
-    if teacher and student and context.task.classes:
-        pair = teacher.predictions, student.predictions
-        rows = disagreements(*pair)
-        shown = [disagreement(row, context.data.test, *pair) for row in rows[:SHOWN]]
-    classes = len(context.task.classes)
+    before, after = (_classified(one, context) for one in (teacher, student))
+    if before and after:
+        rows = disagreements(before, after)
+        shown = [disagreement(row, context.data.test, before, after) for row in rows[:SHOWN]]
     return ArtefactResults(
         key=context.key,
         places=tuple(one.place for one in tested),
         measured=tuple(_measured(one, teacher, context) for one in tested),
-        class_similarity=similarity(predict_validation(context, teacher.path).predictions, classes)
-        if teacher and classes
-        else None,
+        class_similarity=_similarity(teacher, context),
         disagreements=tuple(shown),
         disagreement_count=len(rows),
     )
+
+
+def _classified(one: _Tested | None, context: Context) -> Predictions | None:
+    """Return the predictions of an artefact, if they are one class per sample."""
+    return one.predictions if one and is_classifier(context.task) else None
+
+
+def _similarity(teacher: _Tested | None, context: Context) -> tuple[tuple[float, ...], ...] | None:
+    if teacher is None or not is_classifier(context.task):
+        return None
+    predictions = predict_validation(context, teacher.path).predictions
+    return similarity(predictions, len(context.task.classes)) if predictions else None
 
 
 def _tested(candidate: Candidate, context: Context) -> list[_Tested]:
@@ -221,21 +231,21 @@ def _costed(path: Path, artefact: Artefact, context: Context) -> Costed:
 
 
 def _measured(one: _Tested, teacher: _Tested | None, context: Context) -> Measured:
-    classes = bool(context.task.classes)
-    compared = teacher if classes and one.artefact.role != "teacher" else None
+    found = _classified(one, context)
+    compared = None if one.artefact.role == "teacher" else _classified(teacher, context)
     return Measured(
         seed=context.seed,
         file=one.path.relative_to(context.run).as_posix(),
         digest=one.digest,
         validation_score=one.artefact.validation_score,
         scores=one.scores,
-        fidelity=fidelity(one.predictions, compared.predictions) if compared else None,
-        calibration=calibration(one.predictions) if classes else None,
+        fidelity=fidelity(found, compared) if found and compared else None,
+        calibration=calibration(found) if found else None,
         cost=one.cost,
         parity=one.artefact.parity,
-        confusion=confusion_matrix(one.predictions) if classes else (),
-        right=pack_right(one.predictions) if classes else "",
-        majority=_majority(context.data.test) if classes else None,
+        confusion=confusion_matrix(found) if found else (),
+        right=pack_right(found) if found else "",
+        majority=_majority(context.data.test) if found else None,
     )
 
 

@@ -8,7 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from limbeck.core.measurement import ScoreValue
+from limbeck.errors import LimbeckError
 from limbeck.evaluate.chance import chance_test
 from limbeck.evaluate.metrics import score_value
 from limbeck.export.compact.onnx import pack
@@ -18,11 +21,12 @@ from limbeck.export.predictor import (
     Predictions,
     Predictor,
     TorchPredictor,
+    bytes_per_sample,
     predict,
 )
 from limbeck.pipeline.candidate import Artefact, Role
 from limbeck.pipeline.parity import check_export
-from limbeck.tasks import ScoreTable
+from limbeck.tasks import SAMPLE, ScoreTable, is_classifier
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +37,8 @@ if TYPE_CHECKING:
     from limbeck.pipeline.context import Context
     from limbeck.tasks import Batch, Task
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH, EVALUATION_BYTES = 256, 64 * 2**20
+"""The largest evaluation batch: in samples, and in bytes of inputs and outputs."""
 
 
 def training_batches(context: Context, samples: int) -> Iterator[Batch]:
@@ -65,11 +70,12 @@ class Predicted:
 
     Attributes:
         scores: The parts of the task's scores, per sample.
-        predictions: The logits and labels.
+        predictions: The primary output and the labels, of a task with one element per sample; the
+            outputs of other tasks, such as a class per pixel, are not kept in memory.
     """
 
     scores: ScoreTable
-    predictions: Predictions
+    predictions: Predictions | None
 
     @cached_property
     def values(self) -> tuple[ScoreValue, ...]:
@@ -85,8 +91,20 @@ def predict_split(context: Context, predictor: Predictor, split: Split) -> Predi
         LimbeckError: A prediction is NaN.
     """
     scored = Scored(predictor, context.task)
-    predictions = predict(scored, split.batches(EVALUATION_BATCH))
-    return Predicted(scored.table, predictions)
+    batches = split.batches(evaluation_batch(predictor, split))
+    if context.task.element == SAMPLE:
+        return Predicted(scored.table, predict(scored, batches))
+    for batch in batches:
+        for name, values in scored.predict(batch).items():
+            if values.dtype.kind == "f" and np.isnan(values).any():
+                raise LimbeckError(f'NaN in the output "{name}": weights or inputs not finite')
+    return Predicted(scored.table, None)
+
+
+def evaluation_batch(predictor: Predictor, split: Split) -> int:
+    """Return the number of samples per batch, at most 256, whose inputs and outputs fit 64 MB."""
+    size = bytes_per_sample(predictor, split.__getitems__([0]))
+    return max(1, min(EVALUATION_BATCH, EVALUATION_BYTES // max(1, size)))
 
 
 class Scored:
@@ -131,7 +149,9 @@ def artefact_of(context: Context, exported: Predicted, **fields: Any) -> Artefac
     return Artefact(
         file="model.onnx",
         validation_score=exported.scores.values()[context.task.scores[0].metric.name],
-        chance=chance_test(exported.predictions) if context.task.classes else None,
+        chance=chance_test(exported.predictions)
+        if exported.predictions and is_classifier(context.task)
+        else None,
         **fields,
     )
 
@@ -168,7 +188,7 @@ def publish(
         parity = check_export(
             TorchPredictor(model, context.task),
             OnnxPredictor(path),
-            exported.predictions,
+            context.task,
             split=context.data.validation,
             where=context.where,
             model=model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -34,7 +34,7 @@ from limbeck.objective.objective import ObjectiveLike
 from limbeck.pipeline.artefacts import EVALUATION_BATCH, Scored
 from limbeck.pipeline.validate import of_validation
 from limbeck.schemes import Offline
-from limbeck.tasks import TASKS, Task, primary_output
+from limbeck.tasks import SAMPLE, TASKS, Task, primary_output
 from limbeck.teachers import FrozenTeacher
 from limbeck.training import Training, fit
 
@@ -129,7 +129,7 @@ def distill(
         train, held_out = _divided(samples, float(validation), seed)
     else:
         train, held_out = samples, _samples(validation)
-    name = chosen.inputs[0]
+    name = next(iter(chosen.inputs))
     dtype = next((one.dtype for one in student.parameters()), torch.float32)
     examples, validated = (_Examples(one, name, dtype) for one in (train, held_out))
     machine = accelerator or Default()
@@ -221,7 +221,7 @@ def _check_outputs(models: Mapping[str, nn.Module], task: Task, probe: Batch) ->
         with evaluating(model), torch.no_grad(), _takes(where, batch, task.inputs):
             shape = list(run().shape)
         with evaluating(model), torch.no_grad():
-            if width and shape[1:] != [width]:
+            if width and task.element == SAMPLE and shape[1:] != [width]:
                 allowed = f"[n, {width}], one per class, label or target"
                 raise InputError(Problem(where, f"outputs {shape}", allowed))
             if kind == "categorical":
@@ -229,7 +229,7 @@ def _check_outputs(models: Mapping[str, nn.Module], task: Task, probe: Batch) ->
 
 
 @contextmanager
-def _takes(where: str, batch: Batch, inputs: Sequence[str]) -> Iterator[None]:
+def _takes(where: str, batch: Batch, inputs: Iterable[str]) -> Iterator[None]:
     """Raise an `InputError` in place of a model's own errors on an example batch."""
     try:
         yield
@@ -354,7 +354,7 @@ def _task(
 
 def _numbered(samples: Dataset[Any], teacher: nn.Module, kind: Any) -> Sequence[str]:
     """Return a number per output of the teacher."""
-    batch: Batch = _Examples(samples, kind.inputs[0]).__getitems__([0, 1])
+    batch: Batch = _Examples(samples, next(iter(kind.inputs))).__getitems__([0, 1])
     device = next(teacher.parameters(), torch.empty(0)).device
     inputs = {name: batch[name].to(device) for name in kind.inputs if name in batch}
     with evaluating(teacher), torch.no_grad(), _takes("teacher", batch, kind.inputs):

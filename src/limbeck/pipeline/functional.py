@@ -21,9 +21,10 @@ from limbeck.core.modules import evaluating
 from limbeck.errors import InputError, Problem
 from limbeck.export.compact.onnx import pack
 from limbeck.export.module import LABELS, LOGITS, Example, PlainModule, read_example
-from limbeck.export.predictor import OnnxPredictor, Predictions
+from limbeck.export.predictor import OnnxPredictor
 from limbeck.pipeline.compression import make_method
 from limbeck.pipeline.parity import check_compressed
+from limbeck.tasks import element_rows
 
 if TYPE_CHECKING:
     import os
@@ -138,14 +139,11 @@ def quantize_onnx(
         record = chosen.write(Path(source), temporary, calibration=[batch])
         size = pack(temporary).bytes_after
         both = (predictor, OnnxPredictor(temporary))
-        before, after = (Predictions(one.predict(batch)[LOGITS], _NO_LABELS) for one in both)
+        before, after = (element_rows(one.predict(batch)[LOGITS], "categorical") for one in both)
         check_compressed(
             before, after, where=str(target), method=method, tolerance=chosen.tolerance
         )
     return record.model_copy(update={"bytes_after": size})
-
-
-_NO_LABELS = np.empty(0, dtype=np.int64)
 
 
 def _compress(

@@ -99,7 +99,7 @@ def check_code(model: nn.Module, context: Context, folder: Path, *, where: str) 
     rows = context.data.validation
     batch = rows.__getitems__(rows.spread(ROWS))
     inputs = {name: batch[name].numpy() for name in context.task.inputs}
-    [expected] = TorchPredictor(model.cpu(), context.task).predict(inputs).values()
+    [expected, *_] = TorchPredictor(model.cpu(), context.task).predict(inputs).values()
     code = loading_code(context.task.name)
     check_standalone(folder, code, inputs, expected, where=where)
 
@@ -227,7 +227,7 @@ def _tokenizer(context: Context) -> Any:
     return make_tokenizer(
         prepare.tokenizer,
         max_length=prepare.max_length,
-        inputs=context.task.inputs,
+        inputs=list(context.task.inputs),
         beside=folder_of(stated) if isinstance(stated, str) else None,
         samples=_texts(context, context.data.validation.spread(SAMPLES)),
     )

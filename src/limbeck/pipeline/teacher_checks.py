@@ -11,6 +11,7 @@ from limbeck.errors import InputError, Problem
 from limbeck.evaluate.chance import ChanceTest, accuracy_lower_bound, chance_test
 from limbeck.export.predictor import TorchPredictor, predict
 from limbeck.pipeline.artefacts import EVALUATION_BATCH, validate_model
+from limbeck.tasks import is_classifier
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +81,7 @@ def check_loaded(models: Sequence[nn.Module], context: Context) -> None:
 
 def _must_beat_chance(spec: ModelSpec, context: Context) -> bool:
     above_chance = spec.expect is None or spec.expect.above_chance
-    return above_chance and bool(context.task.classes)
+    return above_chance and is_classifier(context.task)
 
 
 def _member(

@@ -18,6 +18,7 @@ from limbeck.pipeline.dry_run import example_batch
 from limbeck.pipeline.validate import located
 from limbeck.report.result import Curve
 from limbeck.schemes import Offline
+from limbeck.tasks import is_classifier
 from limbeck.training import Training, data, fit
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _rows(context: Context, settings: Training) -> tuple[list[int], list[int]]:
         for batch in (max(batches, key=len), min(batches, key=len))
     ]
     count = len(shares[0])
-    labels = train.labels.tolist() if context.task.classes else []
+    labels = train.labels.tolist() if is_classifier(context.task) else []
     firsts = {label: row for row, label in reversed([*enumerate(labels)])}
     # A row of each class, the longest and the shortest text, then others to fill the batch.
     chosen = [*sorted(firsts.values())[: count // 2], *train.spread(max(2, count // 4)), *shares[0]]
@@ -189,7 +190,8 @@ def train(
 def training_set(context: Context) -> TrainingSet:
     """Return the training set's description, for terms that need it."""
     labels, classes = context.data.train.labels, len(context.task.classes)
-    counts = labels[labels >= 0].bincount(minlength=classes).tolist() if classes else []
+    known = labels[labels >= 0] if is_classifier(context.task) else None
+    counts = [] if known is None else known.bincount(minlength=classes).tolist()
     return TrainingSet(samples=len(labels), class_counts=tuple(counts))
 
 

@@ -89,7 +89,7 @@ def _inconsistencies(file: Path, result: RunResult) -> Iterator[Problem]:
         if len(link.measured) != seeds or not seeds:
             yield Problem(f"{where}.measured", len(link.measured), f"one for each of {seeds} seeds")
         for one in link.measured:
-            if not _is_square(one.confusion, classes):
+            if one.confusion and not _is_square(one.confusion, classes):
                 yield Problem(f"{where}.measured.confusion", "a matrix of another size", SQUARE)
     if result.class_similarity is not None and not _is_square(result.class_similarity, classes):
         yield Problem(f"{file}: class_similarity", "a matrix of another size", SQUARE)

@@ -6,11 +6,15 @@ A task runs a model on a batch, flattens its outputs to elements, and defines lo
 from limbeck.core.registry import Registry, camel_case
 from limbeck.tasks.scores import Score, ScoreTable
 from limbeck.tasks.task import (
+    SAMPLE,
+    Axes,
     Batch,
     Kind,
     Output,
     Response,
     Task,
+    element_rows,
+    is_classifier,
     labels_of,
     mean_loss,
     primary_output,
@@ -21,7 +25,9 @@ TASKS = Registry(
     "limbeck.tasks", kind="task", attribute=camel_case, skip=("task", "checks", "scores")
 )
 __all__ = [
+    "SAMPLE",
     "TASKS",
+    "Axes",
     "Batch",
     "Kind",
     "Output",
@@ -29,6 +35,8 @@ __all__ = [
     "Score",
     "ScoreTable",
     "Task",
+    "element_rows",
+    "is_classifier",
     "labels_of",
     "mean_loss",
     "primary_output",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from limbeck.tasks.task import Classification
+from limbeck.tasks.task import IMAGE_INPUTS, Classification
 
 
 class ImageClassification(Classification):
@@ -19,4 +19,4 @@ class ImageClassification(Classification):
     """
 
     name = "image_classification"
-    inputs = ("image",)
+    inputs = IMAGE_INPUTS

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from limbeck.tasks._multilabel import Multilabel
+from limbeck.tasks.task import IMAGE_INPUTS
 
 
 class ImageMultilabel(Multilabel):
     """Multi-label classification of images: every label is present or absent by itself."""
 
     name: ClassVar[str] = "image_multilabel"
-    inputs: ClassVar[tuple[str, ...]] = ("image",)
+    inputs = IMAGE_INPUTS

@@ -177,7 +177,9 @@ def _exact(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
 MACRO_F1 = Score(Metric(name="macro_f1", title="Macro F1"), _label_counts, of_sums(_macro_f1))
 """The F1 score at a probability of 0.5, the mean over labels; 0 for a label never present."""
 
-LABEL_ACCURACY = Score(Metric(name="label_accuracy", title="Label accuracy"), _right_labels, of_sums(ratio))
+LABEL_ACCURACY = Score(
+    Metric(name="label_accuracy", title="Label accuracy"), _right_labels, of_sums(ratio)
+)
 """The share of labels predicted correctly at 0.5: one minus the Hamming loss."""
 
 EXACT_MATCH = Score(Metric(name="exact_match", title="Exact match"), _exact, of_sums(ratio))

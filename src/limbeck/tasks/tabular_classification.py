@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from limbeck.tasks.task import Classification
+from limbeck.tasks.task import TABLE_INPUTS, Classification
 
 
 class TabularClassification(Classification):
@@ -19,4 +19,4 @@ class TabularClassification(Classification):
     """
 
     name = "tabular_classification"
-    inputs = ("features",)
+    inputs = TABLE_INPUTS

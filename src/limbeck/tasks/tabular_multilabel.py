@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from limbeck.tasks._multilabel import Multilabel
+from limbeck.tasks.task import TABLE_INPUTS
 
 
 class TabularMultilabel(Multilabel):
@@ -20,4 +21,4 @@ class TabularMultilabel(Multilabel):
     """
 
     name: ClassVar[str] = "tabular_multilabel"
-    inputs: ClassVar[tuple[str, ...]] = ("features",)
+    inputs = TABLE_INPUTS

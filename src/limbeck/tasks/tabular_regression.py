@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.errors import InputError, Problem
 from limbeck.tasks.scores import MEAN_ABSOLUTE_ERROR, R_SQUARED, ROOT_MEAN_SQUARED_ERROR
-from limbeck.tasks.task import VALUES, PerSample
+from limbeck.tasks.task import TABLE_INPUTS, VALUES, PerSample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ class TabularRegression(PerSample):
     """
 
     name: ClassVar[str] = "tabular_regression"
-    inputs: ClassVar[tuple[str, ...]] = ("features",)
+    inputs = TABLE_INPUTS
     kinds: ClassVar[Mapping[str, Kind]] = {VALUES: "value"}
     scores: ClassVar[tuple[Score, ...]] = (R_SQUARED, ROOT_MEAN_SQUARED_ERROR, MEAN_ABSOLUTE_ERROR)
     classes: ClassVar[tuple[str, ...]] = ()

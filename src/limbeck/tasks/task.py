@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from limbeck import losses
@@ -22,6 +23,18 @@ Batch = Mapping[str, Tensor]
 Kind: TypeAlias = Literal["categorical", "binary", "value", "quantiles", "embedding"]
 """What an output predicts: exclusive classes, independent labels, real values, quantiles of values,
 or vectors whose direction counts."""
+
+
+Axes: TypeAlias = tuple[str | None, ...]
+"""The names of an input's axes whose size varies, from the first on; None for an axis of fixed
+size. Axes that are not listed are fixed. Equal names have equal sizes: `batch` counts samples."""
+
+IMAGE_INPUTS: Mapping[str, Axes] = {"image": ("batch",)}
+TABLE_INPUTS: Mapping[str, Axes] = {"features": ("batch",)}
+TEXT_INPUTS: Mapping[str, Axes] = {
+    "input_ids": ("batch", "tokens"),
+    "attention_mask": ("batch", "tokens"),
+}
 
 
 @dataclass(frozen=True)
@@ -106,8 +119,13 @@ class Task(Protocol):
         ...
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """Return the names of the batch tensors that are model inputs, in order."""
+    def inputs(self) -> Mapping[str, Axes]:
+        """Return the batch tensors that are model inputs, in order, with their named axes."""
+        ...
+
+    @property
+    def element(self) -> str:
+        """Return what one prediction of the primary output describes: a sample, pixel, step, ..."""
         ...
 
     @property
@@ -121,7 +139,11 @@ class Task(Protocol):
         ...
 
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Run the model; exports have these outputs."""
+        """Run the model; exports have these outputs, each `[n, ...]`.
+
+        Logits of several elements per sample are `[n, classes, ...]`, as in torch. Outputs that are
+        not among `kinds` are decoded ones, such as the boxes that suppression leaves.
+        """
         ...
 
     def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
@@ -188,6 +210,30 @@ class TaskData(Protocol):
         ...
 
 
+def is_classifier(task: Task) -> bool:
+    """Return whether a task predicts one class per sample: its outputs are logits `[n, classes]`.
+
+    Calibration, confusion matrix and agreement of classes are defined for these tasks only.
+    """
+    return task.element == SAMPLE and next(iter(task.kinds.values())) == "categorical"
+
+
+def element_rows(values: NDArray[Any], kind: Kind) -> NDArray[Any]:
+    """Return an output as one row per element, `[elements, width]`.
+
+    Logits are `[n, classes, ...]`, other kinds `[n, ..., width]`.
+
+    Example:
+        >>> import numpy as np
+        >>> element_rows(np.zeros((2, 3, 4, 5)), "categorical").shape
+        (40, 3)
+    """
+    last = values.shape[-1]
+    if values.ndim > 2 and kind in ("categorical", "binary"):
+        values, last = values.swapaxes(1, -1), values.shape[1]
+    return values.reshape(-1, last)
+
+
 def primary_output(task: Task, model: nn.Module, batch: Batch) -> Tensor:
     """Run a model, and return the values of the task's primary output, `[n, ...]`."""
     return next(iter(task.outputs(model, batch).values()))
@@ -219,6 +265,9 @@ def labels_of(output: str) -> str:
     return f"{output}/labels"
 
 
+SAMPLE = "sample"
+"""The element of a task with one prediction per sample."""
+
 VALUES = "values"
 """The output of a task with real targets."""
 
@@ -230,7 +279,8 @@ class PerSample(ABC):
     """Tasks with one prediction per sample, each sample one element; subclasses add the rest."""
 
     name: ClassVar[str]
-    inputs: ClassVar[tuple[str, ...]]
+    inputs: ClassVar[Mapping[str, Axes]]
+    element: ClassVar[str] = SAMPLE
     kinds: ClassVar[Mapping[str, Kind]]
     scores: ClassVar[tuple[Score, ...]]
 
@@ -311,7 +361,7 @@ class PerSample(ABC):
         """Return the batch's `weight`, or 1, for every sample, `[n]`."""
         if "weight" in batch:
             return {self._output: batch["weight"]}
-        first = self._take(batch, self.inputs[0])[self.inputs[0]]
+        [first, *_] = self._take(batch, *self.inputs).values()
         return {self._output: torch.ones(first.shape[0], device=first.device)}
 
     def labelled(self, batch: Batch) -> dict[str, Tensor]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from limbeck.tasks.task import Classification
+from limbeck.tasks.task import TEXT_INPUTS, Classification
 
 
 class TextClassification(Classification):
     """Classification of texts, with a transformers model whose head reads `[CLS]`."""
 
     name = "text_classification"
-    inputs = ("input_ids", "attention_mask")
+    inputs = TEXT_INPUTS

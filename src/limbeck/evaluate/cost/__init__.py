@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from limbeck.evaluate.context import EvaluationContext
 
 
+ANY_TASK = True
 NOISE = 0.05
 """Noise of a time or an energy, as a share of the teacher's."""
 

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field, field_validator
 
-from limbeck.errors import InputError, Problem
-from limbeck.evaluate.evaluation import EVALUATIONS, EvaluationSettings, check, check_values
+from limbeck.evaluate.evaluation import (
+    EVALUATIONS,
+    EvaluationSettings,
+    check,
+    check_fit,
+    check_values,
+    for_any_task,
+)
 from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.validate import located
+from limbeck.tasks import is_classifier
 
 if TYPE_CHECKING:
     from limbeck.pipeline.context import Context
     from limbeck.pipeline.dry_run import DryRun
 
 
-WITHOUT_CLASSES = frozenset({"cost"})
-"""Evaluations of any task; the others compare predicted classes."""
-
 Evaluations: TypeAlias = list[str] | dict[str, dict[str, Any]]
-
-
-def check_fit(evaluations: Iterable[str], classes: Sequence[str], *, where: str) -> None:
-    """Check that evaluations fit a task: without classes only some do.
-
-    Raises:
-        InputError: Some compare predicted classes, of which there are none.
-    """
-    unfit = [] if classes else sorted(set(evaluations) - WITHOUT_CLASSES)
-    if unfit:
-        allowed = f"{', '.join(sorted(WITHOUT_CLASSES))}: the others compare predicted classes"
-        raise InputError(Problem(where, ", ".join(unfit), allowed))
 
 
 class Evaluate(Stage):
@@ -65,24 +56,23 @@ class Evaluate(Stage):
         check(_with_settings(evaluations or []))
         return evaluations
 
-    def selected(self, classes: Sequence[str]) -> EvaluationSettings:
-        """Return the evaluations with their settings; without classes those that need none."""
-        known = [name for name in EVALUATIONS.names() if classes or name in WITHOUT_CLASSES]
+    def selected(self, *, classifier: bool) -> EvaluationSettings:
+        """Return the evaluations with their settings; by default all that fit the task."""
+        known = [name for name in EVALUATIONS.names() if classifier or for_any_task(name)]
         return _with_settings(known if self.evaluations is None else self.evaluations)
 
     def dry_run(self, trial: DryRun, *, where: str) -> None:
         """Check the settings against the classes of the data."""
-        classes = tuple(trial.context.data.classes)
-        selected = self.selected(classes)
-        check_fit(selected, classes, where=f"{where}.evaluations")
+        classifier = is_classifier(trial.context.task)
+        selected = self.selected(classifier=classifier)
+        check_fit(selected, classifier=classifier, where=f"{where}.evaluations")
         with located(f"{where}.evaluations"):
-            check_values(selected, classes)
+            check_values(selected, tuple(trial.context.data.classes))
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Record the evaluations to run."""
-        record = self.record(
-            context, what=f"evaluations: {', '.join(self.selected(context.data.classes))}"
-        )
+        selected = self.selected(classifier=is_classifier(context.task))
+        record = self.record(context, what=f"evaluations: {', '.join(selected)}")
         return candidate.append(context.folder, record)
 
 

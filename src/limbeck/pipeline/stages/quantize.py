@@ -21,7 +21,7 @@ from limbeck.pipeline.candidate import Candidate, Record, hashes
 from limbeck.pipeline.compression import DRY_RUN_PARAMETERS, Compression
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.dry_run import DryRun
-from limbeck.pipeline.parity import check_compressed
+from limbeck.pipeline.parity import check_file
 from limbeck.pipeline.validate import inside
 
 if TYPE_CHECKING:
@@ -125,19 +125,20 @@ class Quantize(Compression):
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder) / "model.onnx"
             export(context, model, plain)
-            reference = predict_validation(context, plain)
             done: QuantizeRecord = compressor.write(
                 plain, target, calibration=self._arrays(context)
             )
-        size = pack(target).bytes_after
+            size = pack(target).bytes_after
+            compared = check_file(
+                OnnxPredictor(plain),
+                OnnxPredictor(target),
+                context.task,
+                context.data.validation,
+                where=context.where,
+                method=self.method,
+                tolerance=compressor.tolerance,
+            )
         exported = predict_validation(context, target)
-        compared = check_compressed(
-            reference.predictions,
-            exported.predictions,
-            where=context.where,
-            method=self.method,
-            tolerance=compressor.tolerance,
-        )
         artefact = artefact_of(
             context,
             exported,
