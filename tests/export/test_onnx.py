@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from limbeck.core import fingerprint
 from limbeck.core.files import WriteError
 from limbeck.errors import InputError
+from limbeck.evaluate.flops import flops
+from limbeck.evaluate.measure import Artefact, measure
 from limbeck.export.onnx import ExportError, embed_classes, to_onnx
 from limbeck.export.predictor import OnnxPredictor, TorchPredictor
 from limbeck.tasks.image_classification import ImageClassification
@@ -262,3 +265,55 @@ def test_shared_weights_are_written_once(tmp_path):
     to_onnx(model, TextClassification(tuple("abcde")), batch, tmp_path / "m.onnx")
     weights = sum(4 * parameter.numel() for parameter in model.parameters())
     assert weights < (tmp_path / "m.onnx").stat().st_size < 1.1 * weights
+
+
+class MeanOfNeighbours(nn.Module):
+    """One layer of a graph network: sums messages along edges, and divides by the degree."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+        source, target = edges[0], edges[1]
+        messages = torch.zeros_like(x).index_add(0, target, x[source])
+        degree = torch.zeros_like(x[:, :1]).index_add(0, target, torch.ones_like(x[source, :1]))
+        return self.linear(messages / degree.clamp_min(1))
+
+
+class NodeTask:
+    """The part of a task that an export needs, of a graph: no axis counts samples."""
+
+    inputs: ClassVar = {"x": ("nodes",), "edges": (None, "edges")}
+
+    def outputs(self, model, batch):
+        return {"logits": model(batch["x"], batch["edges"])}
+
+
+def graph(nodes: int, edges: int) -> dict[str, torch.Tensor]:
+    return {"x": torch.randn(nodes, 3), "edges": torch.randint(nodes, (2, edges))}
+
+
+def test_axes_of_a_graph_are_named_and_vary(tmp_path):
+    model, path = MeanOfNeighbours().eval(), tmp_path / "m.onnx"
+    to_onnx(model, NodeTask(), graph(5, 9), path)
+    shapes = {
+        value.name: [one.dim_param or one.dim_value for one in value.type.tensor_type.shape.dim]
+        for value in (*onnx.load(path).graph.input, *onnx.load(path).graph.output)
+    }
+    assert shapes == {"x": ["nodes", 3], "edges": [2, "edges"], "logits": ["nodes", 2]}
+    for nodes, edges in ((1, 1), (5, 9), (40, 7)):
+        other = graph(nodes, edges)
+        with torch.no_grad():
+            expected = model(**other).numpy()
+        found = OnnxPredictor(path).predict(other)["logits"]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_cost_of_a_graph_is_that_of_the_whole(tmp_path):
+    model, path, example = MeanOfNeighbours().eval(), tmp_path / "m.onnx", graph(5, 9)
+    to_onnx(model, NodeTask(), example, path)
+    assert flops(model, NodeTask(), example) == 2 * 5 * 3 * 2
+    artefact = Artefact(path, parameters=8, flops=60)
+    settings = {"seconds": 0.01, "throughput_seconds": 0.01, "energy_method": "off"}
+    assert measure({"graph": artefact}, example, **settings)["graph"].throughput_batch == 1

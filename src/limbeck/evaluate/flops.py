@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from limbeck.core.modules import evaluating
+from limbeck.export.predictor import take_samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,7 +38,7 @@ def flops(model: nn.Module, task: Runnable, example: Mapping[str, Tensor]) -> in
         model: Any module that the task can run.
         task: Names the inputs and runs the model.
         example: A batch; its first sample is used, so for texts the count is for that sample's
-            length.
+            length. Inputs without an axis `batch`, as those of a graph, are used as a whole.
 
     Example:
         >>> import torch
@@ -52,7 +53,8 @@ def flops(model: nn.Module, task: Runnable, example: Mapping[str, Tensor]) -> in
     from torch.utils.flop_counter import FlopCounterMode
 
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    sample = {name: example[name][:1].to(device) for name in task.inputs}
+    taken = take_samples({name: example[name].cpu() for name in task.inputs}, task.inputs, [0])
+    sample = {name: torch.as_tensor(value).to(device) for name, value in taken.items()}
     counter = FlopCounterMode(display=False)
     with evaluating(model), _plain_kernels(), torch.no_grad(), counter:
         task.outputs(model, sample)

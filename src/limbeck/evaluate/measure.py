@@ -24,7 +24,7 @@ from limbeck.core.imports import available, require
 from limbeck.errors import InputError, LimbeckError, Problem, check_choice
 from limbeck.evaluate.costs import Cost, Energy, Latency
 from limbeck.evaluate.hardware import describe
-from limbeck.export.predictor import OnnxPredictor
+from limbeck.export.predictor import BATCH, OnnxPredictor, take_samples
 from limbeck.export.quiet import quiet
 
 BLOCKS = 10
@@ -270,13 +270,15 @@ def measure(
     Args:
         artefacts: The files, by name.
         example: A batch of at least one sample with the inputs of every artefact; other entries are
-            ignored.
+            ignored. Inputs without an axis `batch`, such as those of a graph, are one sample.
         seconds: Time for the latencies of all artefacts together, per number of threads; half of it
             is for their energy.
         throughput_seconds: Time for the throughput of each artefact.
         energy_method: See `energy`.
     """
-    one, many = _samples(example, 1), _samples(example, THROUGHPUT_BATCH)
+    axes = OnnxPredictor(next(iter(artefacts.values())).path, threads=1).axes
+    size = THROUGHPUT_BATCH if any(BATCH in names for names in axes.values()) else 1
+    one, many = (take_samples(example, axes, range(count)) for count in (1, size))
     threads = sorted({1, describe().cores})
     times = {
         count: latencies(_calls(artefacts, one, count), threads=count, seconds=seconds)
@@ -301,21 +303,13 @@ def measure(
             flops=artefact.flops,
             latency=tuple(times[count][name] for count in threads),
             throughput=throughput(
-                _call(artefact.path, many, None), batch=THROUGHPUT_BATCH, seconds=throughput_seconds
+                _call(artefact.path, many, None), batch=size, seconds=throughput_seconds
             ),
-            throughput_batch=THROUGHPUT_BATCH,
+            throughput_batch=size,
             peak_memory_bytes=memory[name],
             energy=joules[name],
         )
         for name, artefact in artefacts.items()
-    }
-
-
-def _samples(example: Mapping[str, Any], count: int) -> dict[str, NDArray[Any]]:
-    """Return `count` samples, repeated where there are fewer."""
-    return {
-        name: np.take(np.asarray(value), range(count), axis=0, mode="wrap")
-        for name, value in example.items()
     }
 
 

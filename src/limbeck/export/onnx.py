@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from limbeck.core.files import replacing, write_bytes
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export import quantized, recurrent, slim
-from limbeck.export.predictor import OnnxPredictor, Runnable
+from limbeck.export.predictor import BATCH, OnnxPredictor, Runnable
 from limbeck.export.quiet import quiet
 from limbeck.export.reading import LARGEST, read_model
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 Axes: TypeAlias = tuple[str | None, ...]
 Inputs: TypeAlias = Mapping[str, Axes]
-BATCH = "batch"
 _SYMBOL = re.compile(r"[A-Za-z_]\w*")
 # Suffixes that torch adds to the names of parametrized weights.
 _PARAMETRIZED = re.compile(r"\.parametrizations\.(\w+)\.(?:original|0)")

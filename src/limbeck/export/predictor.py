@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +16,10 @@ from limbeck.export.reading import check_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+BATCH = "batch"
+"""The name of the axis that counts samples."""
 
 
 class Runnable(Protocol):
@@ -67,6 +71,10 @@ class OnnxPredictor:
         path: The file.
         threads: Threads within one operator; `None` uses all cores.
 
+    Attributes:
+        axes: The size of every axis of each input, or its name if it varies.
+        outputs: The names of the outputs.
+
     Raises:
         InputError: The file is damaged or unsafe to load.
         LimbeckError: The file is missing, or ONNX Runtime cannot load it.
@@ -76,6 +84,7 @@ class OnnxPredictor:
         self._path = path
         self._session = _session(path, threads)
         self._inputs = {value.name: _numpy_type(value.type) for value in self._session.get_inputs()}
+        self.axes = {value.name: tuple(value.shape) for value in self._session.get_inputs()}
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 
     @property
@@ -134,6 +143,32 @@ def _numpy_type(onnx_type: str) -> type[np.generic]:
     kinds = {"float": "float32", "double": "float64", "bool": "bool_"}
     kind: type[np.generic] = getattr(np, kinds.get(name, name))
     return kind
+
+
+def take_samples(
+    inputs: Mapping[str, Any], axes: Mapping[str, Sequence[object]], rows: Sequence[int]
+) -> dict[str, NDArray[Any]]:
+    """Select samples along the axis `batch`, from the start again after the last one.
+
+    Args:
+        inputs: Tensors or arrays by name.
+        axes: The names of each input's axes; inputs without `batch`, such as the edges of a graph,
+            are returned whole.
+        rows: The numbers of the samples.
+
+    Example:
+        >>> inputs = {"x": np.arange(4).reshape(2, 2), "edges": np.zeros((2, 5))}
+        >>> taken = take_samples(inputs, {"x": ("batch", 2), "edges": (2, "edges")}, [0, 1, 2])
+        >>> taken["x"].tolist(), taken["edges"].shape
+        ([[0, 1], [2, 3], [0, 1]], (2, 5))
+    """
+    arrays = {name: np.asarray(value) for name, value in inputs.items()}
+    return {
+        name: np.take(value, rows, axis=axes[name].index(BATCH), mode="wrap")
+        if BATCH in axes.get(name, ())
+        else value
+        for name, value in arrays.items()
+    }
 
 
 def bytes_per_sample(predictor: Predictor, sample: Mapping[str, Any]) -> int:
