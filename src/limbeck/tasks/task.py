@@ -275,19 +275,18 @@ AUXILIARY_WEIGHT = 0.3
 """Weight of each auxiliary head in training (Szegedy et al. 2015, section 5)."""
 
 
-class PerSample(ABC):
-    """Tasks with one prediction per sample, each sample one element; subclasses add the rest."""
+class BaseTask:
+    """The part that all tasks share: the inputs of a batch, and no unlabelled elements.
+
+    Subclasses state `name`, `inputs`, `element`, `kinds` and `scores`, and define the rest of
+    `Task`.
+    """
 
     name: ClassVar[str]
     inputs: ClassVar[Mapping[str, Axes]]
-    element: ClassVar[str] = SAMPLE
+    element: ClassVar[str]
     kinds: ClassVar[Mapping[str, Kind]]
     scores: ClassVar[tuple[Score, ...]]
-
-    @property
-    def _output(self) -> str:
-        [name] = self.kinds
-        return name
 
     def _take(self, batch: Batch, *names: str) -> dict[str, Tensor]:
         # The error is caught, since a check beforehand would cost time in every step.
@@ -297,6 +296,29 @@ class PerSample(ABC):
             given = list(batch) if isinstance(batch, Mapping) else type(batch).__name__
             allowed = f"a mapping with {', '.join(self.inputs)}"
             raise InputError(Problem("batch", given, allowed)) from error
+
+    def labelled(self, batch: Batch) -> dict[str, Tensor]:
+        """Return which elements have a label, for outputs where some have none: here for none."""
+        return {}
+
+    def _with_labels(self, response: Response) -> tuple[Tensor, Tensor]:
+        """Return the values and the labels of the primary output."""
+        output = response.primary
+        if output.values is None or output.labels is None:
+            allowed = f"labels, one per {self.element}, for a loss against the labels"
+            raise InputError(Problem("batch.labels", None, allowed))
+        return output.values, output.labels
+
+
+class PerSample(BaseTask, ABC):
+    """Tasks with one prediction per sample, each sample one element; subclasses add the rest."""
+
+    element: ClassVar[str] = SAMPLE
+
+    @property
+    def _output(self) -> str:
+        [name] = self.kinds
+        return name
 
     @property
     @abstractmethod
@@ -367,14 +389,6 @@ class PerSample(ABC):
     def labelled(self, batch: Batch) -> dict[str, Tensor]:
         """Return which samples have a label, if the batch has `labelled`."""
         return {self._output: batch["labelled"]} if "labelled" in batch else {}
-
-    def _with_labels(self, response: Response) -> tuple[Tensor, Tensor]:
-        """Return the values and the labels of the output."""
-        output = response.primary
-        if output.values is None or output.labels is None:
-            allowed = "labels, one per sample, for a loss against the labels"
-            raise InputError(Problem("batch.labels", None, allowed))
-        return output.values, output.labels
 
 
 class Classification(PerSample):
