@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -105,6 +106,35 @@ def run_map(
         if name in candidates:
             return candidates[name], heads
     allowed = f"one tensor [n, {classes}, h, w], or a field named logits or out"
+    raise InputError(Problem("model.output", _described(returned), allowed))
+
+
+def run_values(model: nn.Module, inputs: Mapping[str, Tensor], *, width: int) -> Tensor:
+    """Run a model and return its real values, flattened to `[n, width]`.
+
+    In a mapping, dataclass or named tuple, `logits` is used, else the only tensor of that size.
+
+    Raises:
+        InputError: No output, or more than one, has that many values per sample.
+
+    Example:
+        >>> import torch
+        >>> run_values(nn.Unflatten(1, (2, 3)), {"series": torch.zeros(4, 6)}, width=6).shape
+        torch.Size([4, 6])
+    """
+    returned = _call(model, inputs)
+    if isinstance(returned, fx.Proxy):  # symbolic tracing has no shapes to choose by
+        return cast("Tensor", returned)
+    named = {LOGITS: returned} if isinstance(returned, Tensor) else dict(_tensors(returned))
+    fitting = {
+        name: one.flatten(1)
+        for name, one in named.items()
+        if one.ndim > 1 and math.prod(one.shape[1:]) == width and one.is_floating_point()
+    }
+    for name in (LOGITS, *(fitting if len(fitting) == 1 else ())):
+        if name in fitting:
+            return fitting[name]
+    allowed = f"one tensor of {width} values per sample, or a field named logits"
     raise InputError(Problem("model.output", _described(returned), allowed))
 
 

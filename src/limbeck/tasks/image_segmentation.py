@@ -99,7 +99,7 @@ class ImageSegmentation(BaseTask):
     inputs = IMAGE_INPUTS
     element: ClassVar[str] = "pixel"
     kinds: ClassVar[Mapping[str, Kind]] = {LOGITS: "categorical"}
-    scores: ClassVar[tuple[Score, ...]] = (MEAN_IOU, PIXEL_ACCURACY)
+    scores: tuple[Score, ...] = (MEAN_IOU, PIXEL_ACCURACY)
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self.classes = classes

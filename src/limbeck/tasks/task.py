@@ -209,6 +209,11 @@ class TaskData(Protocol):
         """Return the numeric targets; none for classes."""
         ...
 
+    @property
+    def preprocess(self) -> object:
+        """Return the preprocessing, which may state more, such as the horizon of a forecast."""
+        ...
+
 
 def is_classifier(task: Task) -> bool:
     """Return whether a task predicts one class per sample: its outputs are logits `[n, classes]`.
@@ -286,7 +291,7 @@ class BaseTask:
     inputs: ClassVar[Mapping[str, Axes]]
     element: ClassVar[str]
     kinds: ClassVar[Mapping[str, Kind]]
-    scores: ClassVar[tuple[Score, ...]]
+    scores: tuple[Score, ...]
 
     def _take(self, batch: Batch, *names: str) -> dict[str, Tensor]:
         # The error is caught, since a check beforehand would cost time in every step.
@@ -399,7 +404,7 @@ class Classification(PerSample):
     """
 
     kinds: ClassVar[Mapping[str, Kind]] = {LOGITS: "categorical"}
-    scores: ClassVar[tuple[Score, ...]] = (ACCURACY,)
+    scores: tuple[Score, ...] = (ACCURACY,)
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self.classes = classes
