@@ -78,7 +78,7 @@ def _rows(context: Context, settings: Training) -> tuple[list[int], list[int]]:
         for batch in (max(batches, key=len), min(batches, key=len))
     ]
     count = len(shares[0])
-    labels = train.labels.tolist() if context.task.classes else []
+    labels = train.strata.tolist() if context.task.classes else []
     firsts = {label: row for row, label in reversed([*enumerate(labels)])}
     # A row of each class, the longest and the shortest text, then others to fill the batch.
     chosen = [*sorted(firsts.values())[: count // 2], *train.spread(max(2, count // 4)), *shares[0]]
@@ -188,9 +188,9 @@ def train(
 
 def training_set(context: Context) -> TrainingSet:
     """Return the training set's description, for terms that need it."""
-    labels, classes = context.data.train.labels, len(context.task.classes)
-    counts = labels[labels >= 0].bincount(minlength=classes).tolist() if classes else []
-    return TrainingSet(samples=len(labels), class_counts=tuple(counts))
+    train, classes = context.data.train, len(context.task.classes)
+    counts = train.class_counts(classes) if classes else []
+    return TrainingSet(samples=len(train), class_counts=tuple(counts))
 
 
 def training_of(settings: Training) -> Training:
