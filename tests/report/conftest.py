@@ -218,6 +218,7 @@ def environment() -> Environment:
 
 def facts(name: str, classes: tuple[str, ...], total: int) -> DataFacts:
     return DataFacts(
+        modality="image",
         source="sklearn",
         name=name,
         licence="CC BY 4.0",
