@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Result(ABC):
 
     def content(self) -> dict[str, Any]:
         """Return the prediction as JSON."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        return asdict(cast("Any", self))
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Forecast(Result):
     def row(self) -> dict[str, str | float]:
         """Return every quantile of every step, named such as `load+1 q0.5`."""
         return {
-            f"{name}+{step} q{level:g}": float(value)
+            _step(name, step, level): float(value)
             for name, steps in self.values.items()
             for step, row in enumerate(steps, start=1)
             for level, value in zip(self.levels, row, strict=True)
@@ -131,12 +131,14 @@ class Form:
         axes: The number of its axes.
         width: The axis that has one entry per class or target.
         read: Converts the output of a batch, with the preprocessing, to predictions.
+        columns: Returns the names of a prediction's columns in a table.
     """
 
     output: str
     axes: int
     width: int
     read: Callable[[NDArray[Any], Preprocess], Sequence[Result]]
+    columns: Callable[[Preprocess], Sequence[str]]
 
 
 def _classes(logits: NDArray[Any], prepare: Preprocess) -> Sequence[Result]:
@@ -153,7 +155,7 @@ def _classes(logits: NDArray[Any], prepare: Preprocess) -> Sequence[Result]:
 
 
 def _values(values: NDArray[Any], prepare: Preprocess) -> Sequence[Result]:
-    names = [target.name for target in prepare.targets]
+    names = _targets(prepare)
     rows = values.astype(np.float64).tolist()
     return [Values(dict(zip(names, row, strict=True))) for row in rows]
 
@@ -164,7 +166,7 @@ def _segmentation(logits: NDArray[Any], prepare: Preprocess) -> Sequence[Result]
 
 
 def _forecast(quantiles: NDArray[Any], prepare: Preprocess) -> Sequence[Result]:
-    names = [target.name for target in prepare.targets]
+    names = _targets(prepare)
     levels: tuple[float, ...] = getattr(prepare, "quantiles", ())
     return [
         Forecast(levels, dict(zip(names, one.astype(np.float64).swapaxes(0, 1), strict=True)))
@@ -172,11 +174,35 @@ def _forecast(quantiles: NDArray[Any], prepare: Preprocess) -> Sequence[Result]:
     ]
 
 
+def _targets(prepare: Preprocess) -> Sequence[str]:
+    return [target.name for target in prepare.targets]
+
+
+def _steps(prepare: Preprocess) -> Sequence[str]:
+    horizon: int = getattr(prepare, "horizon", 0)
+    return [
+        _step(name, step, level)
+        for name in _targets(prepare)
+        for step in range(1, horizon + 1)
+        for level in getattr(prepare, "quantiles", ())
+    ]
+
+
+def _step(name: str, step: int, level: float) -> str:
+    return f"{name}+{step} q{level:g}"
+
+
 FORMS = (
-    Form(VALUES, axes=2, width=1, read=_values),
-    Form(QUANTILES, axes=4, width=2, read=_forecast),
-    Form(LOGITS, axes=4, width=1, read=_segmentation),
-    Form(LOGITS, axes=2, width=1, read=_classes),
+    Form(VALUES, axes=2, width=1, read=_values, columns=_targets),
+    Form(QUANTILES, axes=4, width=2, read=_forecast, columns=_steps),
+    Form(LOGITS, axes=4, width=1, read=_segmentation, columns=lambda prepare: prepare.classes),
+    Form(
+        LOGITS,
+        axes=2,
+        width=1,
+        read=_classes,
+        columns=lambda prepare: _targets(prepare) or ("label", "probability"),
+    ),
 )
 """The forms of predictions; a file has that of the first that its outputs have."""
 
