@@ -99,7 +99,7 @@ class Data:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Return the names of a model's outputs per sample: the classes, or the targets."""
-        return self.classes or tuple(one.name for one in self.targets)
+        return self.preprocess.outputs
 
 
 def load(spec: DataSpec, *, workdir: Path) -> Data:

@@ -9,7 +9,7 @@ standardised.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, Union, cast
@@ -189,6 +189,11 @@ class Preprocess:
         return ()
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """Return the names of a model's outputs per sample: the classes, or the targets."""
+        return self.classes or tuple(one.name for one in self.targets)
+
+    @property
     def statistics(self) -> Statistics | None:
         """Return the statistics that normalise inputs; None if there are none."""
         return None
@@ -264,6 +269,14 @@ class Preprocess:
     def of_cell(self, cell: Any, folder: Path) -> Any:
         """Return the input of one cell of a file of rows; relative paths start at its folder."""
         return cell
+
+    def of_rows(self, rows: Iterator[Named], folder: Path, column: str) -> Iterator[Named]:
+        """Return the inputs of a file's rows: each row, or its cell in the column."""
+        if self.columns:
+            yield from rows
+            return
+        for where, row in rows:
+            yield where, self.of_cell(row.get(column) if isinstance(row, Mapping) else row, folder)
 
     def compare(self, comparison: Comparison) -> None:
         """Compare the preprocessing with what a trained model's files state; see `Comparison`."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from limbeck.data.preprocess import Named, parse_record, require_columns
 from limbeck.data.sources import csv, parquet
@@ -86,15 +86,7 @@ def _of_file(path: Path, prepare: Preprocess, column: str) -> Iterator[Named]:
         raise InputError(Problem(str(path), "no rows", "at least one row"))
     if isinstance(first[1], Mapping):
         require_columns(first[1], prepare.columns or (column,), where=str(path))
-    for_row = chain([first], rows)
-    if prepare.columns:
-        return for_row
-    cells = ((one[0], _cell(one[1], column)) for one in for_row)
-    return ((where, prepare.of_cell(cell, path.parent)) for where, cell in cells)
-
-
-def _cell(row: Any, column: str) -> Any:
-    return row.get(column) if isinstance(row, Mapping) else row
+    return prepare.of_rows(chain([first], rows), path.parent, column)
 
 
 def _texts(path: Path) -> Iterator[Named]:

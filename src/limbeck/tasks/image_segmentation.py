@@ -122,7 +122,7 @@ class ImageSegmentation(BaseTask):
         size = inputs["image"].shape[-2:]
         return _resized(logits, size), tuple(_resized(one, size) for one in auxiliary)
 
-    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Run the model on a batch; return `logits [n, classes, h, w]` of every pixel.
 
         Raises:
@@ -134,7 +134,7 @@ class ImageSegmentation(BaseTask):
         """Run the model on a batch; elements are the pixels, row by row of each image.
 
         Raises:
-            InputError: As for `outputs`, or the labels have another size than the images.
+            InputError: As for `raw_outputs`, or the labels have another size than the images.
         """
         logits, auxiliary = self._run(model, batch)
         count, _, height, width = logits.shape

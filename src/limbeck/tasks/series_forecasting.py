@@ -199,6 +199,14 @@ class SeriesForecasting(BaseTask):
         values = run_values(model, self._take(batch, *self.inputs), width=width)
         return values.unflatten(1, shape).sort(dim=-1).values
 
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Run the model; return standardised quantiles, as `outputs` shapes them.
+
+        Raises:
+            InputError: As for `outputs`.
+        """
+        return {QUANTILES: self._run(model, batch)}
+
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Run the model; return `quantiles [n, horizon, targets, quantiles]` in units.
 

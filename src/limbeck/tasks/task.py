@@ -138,11 +138,19 @@ class Task(Protocol):
         """Return the kind of each output, by name; the first output is the primary one."""
         ...
 
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Run the model; return the outputs of `kinds` as it predicts them, each `[n, ...]`.
+
+        Logits of several elements per sample are `[n, classes, ...]`, as in torch; real values are
+        standardised. An ensemble averages these.
+        """
+        ...
+
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Run the model; exports have these outputs, each `[n, ...]`.
 
-        Logits of several elements per sample are `[n, classes, ...]`, as in torch. Outputs that are
-        not among `kinds` are decoded ones, such as the boxes that suppression leaves.
+        Values are in the targets' units. Outputs that are not among `kinds` are decisions, such as
+        the boxes that suppression leaves.
         """
         ...
 
@@ -302,6 +310,22 @@ class BaseTask:
             allowed = f"a mapping with {', '.join(self.inputs)}"
             raise InputError(Problem("batch", given, allowed)) from error
 
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Run the model; return its outputs as it predicts them, by name.
+
+        Raises:
+            InputError: The batch lacks an input; or no output of the model, or more than one, fits.
+        """
+        raise NotImplementedError
+
+    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Run the model; return its outputs as exports have them, by name.
+
+        Raises:
+            InputError: As for `raw_outputs`.
+        """
+        return self.raw_outputs(model, batch)
+
     def labelled(self, batch: Batch) -> dict[str, Tensor]:
         """Return which elements have a label, for outputs where some have none: here for none."""
         return {}
@@ -333,7 +357,7 @@ class PerSample(BaseTask, ABC):
     def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
         return run(model, self._take(batch, *self.inputs), classes=self._width)
 
-    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Run the model on the task's inputs; return its output `[n, width]` by name.
 
         Raises:
