@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from limbeck.data.modalities.image import _samples as samples
 from limbeck.data.images import EncodedImages
 from limbeck.data.load import Data
 from limbeck.data.modalities.image import ImagePreprocess
+from limbeck.data.modalities.image import _samples as samples
 from limbeck.data.preprocess import load
 from limbeck.errors import InputError
 
