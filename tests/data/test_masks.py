@@ -139,7 +139,7 @@ def test_a_class_that_only_the_test_has_is_refused(tmp_path: Path, read: Read) -
 def test_masks_need_images_and_are_no_tensor(street: Callable[..., Data]) -> None:
     with pytest.raises(LimbeckError, match="read `labels` of the batches"):
         _ = street().train.labels
-    with pytest.raises(Exception, match=r"(masks and classes|classes and masks) are given"):
+    with pytest.raises(Exception, match=r"masks and classes are given"):
         street(classes=["a", "b"])
 
 

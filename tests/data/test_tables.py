@@ -126,7 +126,7 @@ def _by_the_card(prepare: dict[str, Any], row: dict[str, Any]) -> np.ndarray:
     from limbeck.report.usage import usage
 
     snippet = usage("tabular_classification", "table").split("```python")[1].split("```")[0]
-    code = snippet[snippet.index("features = []") : snippet.index("(logits,)")]
+    code = snippet[snippet.index("features = []") : snippet.index("inputs = {")]
     names: dict[str, Any] = {"np": np, "prepare": prepare, "row": row}
     exec(code, names)
     return names["features"][0]
@@ -195,8 +195,8 @@ def test_invalid_tables(table: dict[str, Any], message: str) -> None:
 def test_a_table_excludes_images_and_texts() -> None:
     common = {"source": "csv", "files": {"train": "a"}, "table": TABLE}
     for others, message in (
-        ({"text": {}}, "text and table are given"),
-        ({"image": {}, "text": {}}, "image and text and table are given"),
+        ({"text": {}}, "table and text are given"),
+        ({"image": {}, "text": {}}, "image and table and text are given"),
         ({"augment": {}}, "augment is given for a table"),
         ({"sensitive_features": ["sex", "sex"]}, "sensitive_features names sex twice"),
     ):

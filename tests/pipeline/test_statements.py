@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from limbeck.data.load import Data, load
+from limbeck.data.modalities.text._statement import tokenizers_differ
 from limbeck.data.spec import DataSpec
 from limbeck.models.build import build
 from limbeck.models.spec import ModelSpec
@@ -20,7 +21,6 @@ from limbeck.pipeline.recipe import Recipe
 from limbeck.pipeline.statements import (
     check_models,
     class_order,
-    tokenizers_differ,
     with_statements,
 )
 from limbeck.pipeline.validate import validate

@@ -62,13 +62,13 @@ class PlacesLabels(Protocol):
     """A preprocessing that places masks and boxes as it places their image."""
 
     def place_mask(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Place a mask `[height, width]`, by the nearest pixel."""
+        """Resize a mask `[height, width]` as its image, by the nearest pixel."""
         ...
 
     def place_boxes(
         self, boxes: NDArray[np.float32], stored_size: tuple[int, int]
     ) -> NDArray[np.float32]:
-        """Place boxes `[n, 4]`, given in pixels of an image of height and width `stored_size`."""
+        """Scale boxes `[n, 4]`, given in pixels of an image of height and width `stored_size`."""
         ...
 
 

@@ -85,7 +85,7 @@ class HuggingFace:
 
 
 class Stated(Protocol):
-    """What the files of a trained model state about its inputs; None if not stated."""
+    """Statements in a trained model's files about its inputs; None if not stated."""
 
     @property
     def origin(self) -> str:

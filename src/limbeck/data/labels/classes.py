@@ -65,7 +65,7 @@ class Classes(LabelKind[ClassKeys]):
     is_default: ClassVar[bool] = True
 
     def check(self, spec: DataSpec) -> None:
-        """Refuse a class that is named twice."""
+        """Check that each class is named once."""
         classes = self.of(spec).classes
         if classes and len(set(classes)) != len(classes):
             raise ValueError("classes names the same class twice")

@@ -196,7 +196,7 @@ class Masks(LabelKind[MaskKeys]):
         return self.of(spec).masks or MaskSpec()
 
     def check(self, spec: DataSpec) -> None:
-        """Refuse a class that is named twice."""
+        """Check that each class is named once."""
         if repeated := duplicates(self._settings(spec).classes or ()):
             raise ValueError(f"masks.classes names {repeated} twice; allowed: each once")
 

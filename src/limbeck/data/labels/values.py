@@ -79,7 +79,7 @@ class Values(LabelKind[ValueKeys]):
     keys: ClassVar[type[Settings]] = ValueKeys
 
     def check(self, spec: DataSpec) -> None:
-        """Refuse a column that is named twice."""
+        """Check that each column is named once."""
         if repeated := duplicates(self.of(spec).targets):
             raise ValueError(f"targets names {repeated} twice; allowed: each once")
 

@@ -101,7 +101,7 @@ class Tables(Modality[TableKeys]):
         return self.of(spec).table or TableSpec()
 
     def check(self, spec: DataSpec) -> None:
-        """Refuse a label among the features."""
+        """Check that no label is among the features."""
         settings = self._settings(spec)
         for label in kind_of(spec).columns(spec):
             if label in settings.columns:
