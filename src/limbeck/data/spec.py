@@ -10,7 +10,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from limbeck.core.registry import Registry
 from limbeck.errors import Problem, RefusedError, did_you_mean
 
-SOURCES = Registry("limbeck.data.sources", kind="data.source", attribute="load")
+SOURCES = Registry(
+    "limbeck.data.sources", kind="data.source", attribute="load", group="limbeck.data_sources"
+)
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 # Upper bounds reject values that can only be a slip, and would exhaust the memory or never end.
 Rows = Annotated[int, Field(gt=0, le=10**12)]
@@ -194,7 +196,7 @@ class DataSpec(_Settings):
     """
 
     source: Annotated[
-        str, AfterValidator(_check_source), Field(json_schema_extra={"enum": [*SOURCES.names()]})
+        str, AfterValidator(_check_source), Field(json_schema_extra={"enum": SOURCES.builtin()})
     ]
     name: str = ""
     config: str | None = None

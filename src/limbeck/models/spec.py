@@ -9,7 +9,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from limbeck.core.registry import Registry
 from limbeck.errors import Problem, RefusedError, did_you_mean
 
-SOURCES = Registry("limbeck.models.sources", kind="model.source", attribute="source")
+SOURCES = Registry(
+    "limbeck.models.sources", kind="model.source", attribute="source", group="limbeck.model_sources"
+)
 
 
 def _check_source(name: str) -> str:
@@ -130,7 +132,7 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     source: Annotated[
-        str, AfterValidator(_check_source), Field(json_schema_extra={"enum": [*SOURCES.names()]})
+        str, AfterValidator(_check_source), Field(json_schema_extra={"enum": SOURCES.builtin()})
     ]
     name: str = ""
     path: str | None = None

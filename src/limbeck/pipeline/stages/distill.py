@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field, create_model
+from pydantic import ConfigDict, Field, create_model
 
-from limbeck.errors import Problem, gathering
+from limbeck.core.imports import are_deferred
+from limbeck.core.registry import is_own
+from limbeck.errors import InputError, Problem, gathering
 from limbeck.models.spec import SOURCES
 from limbeck.pipeline.artefacts import publish
 from limbeck.pipeline.candidate import Artefact, Candidate, Role, State
@@ -96,9 +98,11 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         return [] if recipe.student_spec is None else [recipe.student_spec]
 
     def own_code(self) -> list[str]:
-        """Return the recipe's own losses and further models."""
+        """Return the code outside of limbeck: of losses, of the scheme and of further models."""
         models = [spec for spec in self.further_models().values() if spec is not None]
-        return [*self.own_losses(), *(one.name for one in models if one.source == "python")]
+        own = [one.name for one in models if one.source == "python"]
+        scheme = [SCHEMES.code_of(self.scheme)]
+        return [*self.objective_code(), *filter(None, scheme), *own]
 
     def validate_in(self, recipe: Recipe) -> list[Problem]:
         """Return problems: features that are not available, and those of further models."""
@@ -249,14 +253,36 @@ def _scaled(model: nn.Module) -> nn.Module:
     return larger
 
 
-@cache
 def with_scheme(name: str) -> type[Distill]:
     """Return the stage with the settings of a scheme.
 
+    While the import of the user's code is deferred, the stage accepts any settings of the user's
+    own scheme.
+
     Raises:
-        InputError: There is no scheme of this name.
+        InputError: There is no scheme of this name, or it is no class of settings.
     """
-    settings: type[SchemeSettings] = SCHEMES.load(name)
+    if not is_own(name):
+        return _with_settings(name, SCHEMES.load(name))
+    settings = SCHEMES.load(name)
+    if are_deferred():
+        return _Unresolved
+    if not (isinstance(settings, type) and issubclass(settings, SchemeSettings)):
+        allowed = "a class of settings, which inherits from limbeck.schemes.SchemeSettings"
+        raise InputError(Problem("scheme", name, allowed))
+    return _with_settings.__wrapped__(name, settings)
+
+
+class _Unresolved(Distill):
+    """The stage with the user's own scheme, whose import is deferred."""
+
+    model_config = ConfigDict(extra="allow")
+
+    scheme: str = ""  # type: ignore[assignment]
+
+
+@cache
+def _with_settings(name: str, settings: type[SchemeSettings]) -> type[Distill]:
     if issubclass(Distill, settings):
         return Distill
     scheme, objective = (copy.copy(Distill.model_fields[key]) for key in ("scheme", "objective"))
