@@ -165,18 +165,18 @@ def test_a_name_of_limbeck_is_not_replaced(install):
 
 
 def test_a_name_of_two_packages_is_refused_with_both(install):
-    install("one-kd", "[limbeck.losses]\nours = {top}:added\n")
-    install("two-kd", "[limbeck.losses]\nours = {top}:added\n", version="3.0")
+    install("one-kd", "[limbeck.losses]\nadded = {top}:added\n")
+    install("two-kd", "[limbeck.losses]\nadded = {top}:added\n", version="3.0")
     with pytest.raises(InputError, match=r"added of two-kd 3.0, which one-kd 1.2 has too"):
         LOSSES.load("dkd")
 
 
 def test_the_first_distribution_of_a_package_on_the_path_counts(install, tmp_path, monkeypatch):
-    install("twice", "[limbeck.losses]\nours = {top}:added\n")
+    install("twice", "[limbeck.losses]\nadded = {top}:added\n")
     other = tmp_path / "other" / "twice-0.9.dist-info"
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: Twice\nVersion: 0.9\n")
-    (other / "entry_points.txt").write_text("[limbeck.losses]\nours = twice:added\n")
+    (other / "entry_points.txt").write_text("[limbeck.losses]\nadded = twice:added\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(other.parent)])
     assert LOSSES.origins()["added"] == "twice 1.2"
 
