@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -74,6 +74,27 @@ class Loading(BaseModel):
     def skips(self, name: str) -> bool:
         """Return whether a tensor is neither loaded nor required."""
         return any(name == part or name.startswith(f"{part.rstrip('.')}.") for part in self.skip)
+
+
+Layers: TypeAlias = (
+    Annotated[list[Annotated[int, Field(ge=0, le=10_000)]], Field(min_length=1, max_length=10_000)]
+    | Annotated[dict[str, str], Field(min_length=1, max_length=1000)]
+)
+"""The teacher's layer per layer of the student, or the teacher's path per path of the student."""
+
+
+class LayerInit(BaseModel):
+    """The initial weights of a student: copies of its teacher's layers.
+
+    Attributes:
+        layers: The teacher's layer for each of the student's, such as `[0, 2, 4]`; or a mapping
+            from the student's paths to the teacher's, such as
+            `{"encoder.{i}": "encoder.{2i}"}`. Other weights are fresh.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: Layers
 
 
 class Expect(BaseModel):
