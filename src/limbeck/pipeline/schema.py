@@ -144,11 +144,11 @@ def _of_every_scheme(settings: Schema, definitions: Schema) -> Schema:
         scheme = kind.model_json_schema()
         definitions.update(scheme.pop("$defs", {}))
         _describe_objective(scheme, definitions)
-        required = scheme["required"] + ([] if kind is Distill else ["scheme"])
+        required = scheme.get("required", []) + ([] if kind is Distill else ["scheme"])
         branches.append(_settings(scheme["properties"], required))
     return {
         "anyOf": branches,
-        "required": settings["required"],
+        "required": settings.get("required", []),
         "description": settings["description"],
     }
 
