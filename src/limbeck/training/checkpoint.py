@@ -28,6 +28,7 @@ from limbeck.training.data import Loader
 from limbeck.training.log import Log, Progress, RunningMean
 from limbeck.training.prepare import Channel
 from limbeck.training.settings import Training
+from limbeck.training.sharding import like, whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -253,11 +254,11 @@ def pack(run: Run, training: dict[str, Any], accelerator: Accelerator) -> Conten
         for name, value in one.pop("tensors").items()
     }
     for owner, state in _states(run).items():
-        tensors |= {f"{owner}/{name}": value for name, value in state.items()}
+        tensors |= {f"{owner}/{name}": value for name, value in whole(state).items()}
     optimizers = {}
     for phase, optimizer in run.optimizers.items():
         named, optimizers[phase] = _flatten(optimizer.state_dict())
-        tensors |= {f"optimizer/{phase}/{name}": value for name, value in named.items()}
+        tensors |= {f"optimizer/{phase}/{name}": value for name, value in whole(named).items()}
     plain = {
         "training": training,
         "progress": run.progress.as_dict(),
@@ -279,11 +280,17 @@ def unpack(run: Run, content: Content, training: dict[str, Any], accelerator: Ac
     tensors, plain = content.tensors, content.plain
     _refuse_other(run, content, training)
     for name, module in run.modules.items():
-        module.load_state_dict(_under(tensors, f"module/{name}/"))
+        now = module.state_dict()
+        saved = _under(tensors, f"module/{name}/")
+        module.load_state_dict({key: like(value, now[key]) for key, value in saved.items()})
     best = _under(tensors, "best/")
     run.best = {name: value.to(accelerator.device) for name, value in best.items()}
     for phase, optimizer in run.optimizers.items():
         state = _unflatten(_under(tensors, f"optimizer/{phase}/"), plain["optimizers"][phase])
+        parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        for number, values in state["state"].items():
+            for name, value in values.items():
+                values[name] = like(value, parameters[number])
         optimizer.load_state_dict(state)
     run.scaler.load_state_dict(plain["scaler"])
     run.channel.local = plain.get("local_norms", False)

@@ -19,6 +19,7 @@ from limbeck.training.log import History, Log
 from limbeck.training.optimizer import moving_average, rate
 from limbeck.training.prepare import Channel, prepared
 from limbeck.training.settings import Training
+from limbeck.training.sharding import like
 from limbeck.training.step import Stepper
 from limbeck.training.stream import Data, Stream, build_loader
 
@@ -96,7 +97,7 @@ def fit(
         CheckpointError: No checkpoint is valid, or they are of another training.
         LimbeckError: A loss term is NaN or infinite, or a checkpoint could not be written.
     """
-    with prepared(scheme, compiles=settings.compile, accelerator=accelerator) as channel:
+    with prepared(scheme, settings=settings, accelerator=accelerator) as channel:
         loop = _Loop(
             scheme,
             train,
@@ -238,7 +239,9 @@ class _Loop:
         name = self._chosen()
         best = self.settings.keep == "best"
         weights = self.state.best if best else self._model(name).state_dict()
-        self.scheme.students[name].load_state_dict(weights)
+        student = self.scheme.students[name]
+        now = student.state_dict()  # of shards, where the best weights may be those of a checkpoint
+        student.load_state_dict({key: like(value, now[key]) for key, value in weights.items()})
         for student in self.scheme.students.values():
             student.eval()
 
