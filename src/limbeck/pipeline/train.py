@@ -166,8 +166,11 @@ def train(
     label: str,
     role: Role,
     weights: str = "model.safetensors",
+    ship: str | None = None,
 ) -> Curve:
-    """Train a scheme on the run's data, and save its first student as `weights` in the folder.
+    """Train a scheme, and save the student that ships as `weights` in the folder.
+
+    The first student gets the weights of the one that `ship` chooses.
 
     Returns:
         The curve of the training, one row per validation.
@@ -184,8 +187,12 @@ def train(
         resume=context.resume,
         progress_bar=context.progress.progress_bar(label),
         greater_is_better=context.task.scores[0].metric.higher_is_better,
+        ship=ship,
     )
-    save(context, next(iter(scheme.students.values())), weights)
+    chosen, first = scheme.students[history.student], next(iter(scheme.students.values()))
+    if chosen is not first:
+        first.load_state_dict(chosen.state_dict())
+    save(context, first, weights)
     return Curve(label=label, role=role, seed=context.seed, rows=history.rows)
 
 

@@ -288,12 +288,29 @@ class MutualSettings(SchemeSettings):
         ),
     ] = None
 
+    ship: Annotated[
+        str,
+        Field(
+            description="The student that ships: `student`, `peer_1` and so on, or the `best` on "
+            "validation; only `student` with `peers`, which may be of other architectures."
+        ),
+    ] = "student"
+
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if self.copies is not None and self.peers is not None:
             allowed = "`copies` or `peers`, not both"
             raise RefusedError(Problem("copies", self.copies, allowed))
+        names = ["student"]
+        if self.peers is None:
+            names += ["best", *(f"peer_{number}" for number in range(1, self.copies or 2))]
+        if self.ship not in names:
+            raise RefusedError(Problem("ship", self.ship, ", ".join(names)))
         return self
+
+    def shipped(self) -> str:
+        """Return the name of the student that ships."""
+        return self.ship
 
     def further_models(self) -> dict[str, ModelSpec | None]:
         """Return the other students, by path; None is one like the recipe's student."""
