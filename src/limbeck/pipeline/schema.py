@@ -146,12 +146,17 @@ def _of_every_scheme(settings: Schema, definitions: Schema) -> Schema:
         scheme = kind.model_json_schema()
         definitions.update(scheme.pop("$defs", {}))
         _describe_objective(scheme, definitions)
-        required = scheme["required"] + ([] if kind is Distill else ["scheme"])
+        required = scheme.get("required", []) + ([] if kind is Distill else ["scheme"])
         branches.append(_settings(scheme["properties"], required))
     own = {"type": "object", "properties": {"scheme": OWN}, "required": ["scheme"]}
     return {
+<<<<<<< HEAD
         "anyOf": [*branches, own],
         "required": settings["required"],
+=======
+        "anyOf": branches,
+        "required": settings.get("required", []),
+>>>>>>> loop
         "description": settings["description"],
     }
 

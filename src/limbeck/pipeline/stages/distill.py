@@ -248,6 +248,7 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
             settings=training_of(self),
             label=label,
             role=role,
+            ship=self.shipped() if role == "student" else None,
         )
         artefact = publish(
             context,
