@@ -150,13 +150,8 @@ def _of_every_scheme(settings: Schema, definitions: Schema) -> Schema:
         branches.append(_settings(scheme["properties"], required))
     own = {"type": "object", "properties": {"scheme": OWN}, "required": ["scheme"]}
     return {
-<<<<<<< HEAD
         "anyOf": [*branches, own],
-        "required": settings["required"],
-=======
-        "anyOf": branches,
         "required": settings.get("required", []),
->>>>>>> loop
         "description": settings["description"],
     }
 
