@@ -48,7 +48,10 @@ EXAMPLES = {
 
 
 # They have files of their own.
-OTHER = {"tabular_regression", "image_multilabel", "tabular_multilabel", "text_multilabel"}
+OTHER = {
+    *("tabular_regression", "image_multilabel", "tabular_multilabel", "text_multilabel"),
+    *("image_segmentation", "series_forecasting"),
+}
 
 
 def test_every_task_has_an_example_here():
