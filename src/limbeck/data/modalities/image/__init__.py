@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from limbeck.data.images import referenced_files
 from limbeck.data.modalities.image._preprocess import LARGEST_SIDE, ImagePreprocess, Side
@@ -122,6 +122,10 @@ class AugmentSpec(Settings):
             random.
         flip: Flip half of the images horizontally.
         shift: Move by up to this many pixels in each direction, filling with black.
+        transforms: Transforms of torchvision.transforms.v2 by name, in order, with their arguments:
+            `[{random_resized_crop: {scale: [0.5, 1]}}, trivial_augment_wide]`; they follow crop,
+            flip and shift. A `size` that is not given is that of the model's input. Masks and boxes
+            move too. Pixels are in [0, 1]. Needs the extra `vision`.
         views: The number of variants per image, which epochs cycle through. Without it every epoch
             has new variants, and teacher outputs cannot be cached.
     """
@@ -129,6 +133,7 @@ class AugmentSpec(Settings):
     crop: Move = 0
     flip: bool = False
     shift: Move = 0
+    transforms: tuple[str | dict[str, dict[str, JsonValue] | None], ...] = ()
     views: Annotated[int, Field(gt=0, le=MOST_VIEWS)] | None = None
 
 

@@ -182,10 +182,9 @@ class ImagePreprocess(Preprocess):
         An array of the model's own size is what `read` returned, and is not resized again.
         """
         shape = (self.channels, *self.size)
-        ready = (getattr(image, "shape", None) == shape for image in images)
         pixels = [
-            image if is_ready else self.pixels(image)
-            for image, is_ready in zip(images, ready, strict=True)
+            image if isinstance(image, np.ndarray) and image.shape == shape else self.pixels(image)
+            for image in images
         ]
         return {"image": self.normalise(np.stack(pixels))}
 

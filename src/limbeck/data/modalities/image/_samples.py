@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 MOST_PROBLEMS = 10
+TRIED = 4
+"""The number of images on which transforms of a recipe are tried."""
 GREY = "grey"
 # A training step of a tiny net takes 1.5 ms: tensors cost it a copy, pixels a scaling too.
 READY_UNDER, PIXELS_UNDER = 512 * MIB, 2048 * MIB
@@ -64,7 +66,7 @@ def prepare(
         scans = _scans(encoded, shape, itemsize=itemsize, grey_only=False)
     _check_moves(augment, shape)
     preprocess = _scale(settings, shape, scans["train"], loaded.divide_by)
-    augmentation = ImageAugmentation(augment, preprocess.fill_value()) if augment else None
+    augmentation = ImageAugmentation(augment, preprocess) if augment else None
     splits = {
         name: division.split(
             name,
@@ -74,6 +76,8 @@ def prepare(
         )
         for name, one in encoded.items()
     }
+    if augment and augment.transforms:
+        splits["train"].__getitems__(range(min(TRIED, len(splits["train"]))))  # raises if unfit
     hashes = {name: one.hashes for name, one in scans.items()}
     return Prepared(splits, preprocess, hashes, tuple(_looks(scans, shape)))
 
