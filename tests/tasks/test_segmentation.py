@@ -27,7 +27,7 @@ from limbeck.tasks import ScoreTable, total_weights
 from limbeck.tasks.image_segmentation import IGNORED, MEAN_IOU, PIXEL_ACCURACY, ImageSegmentation
 from limbeck.teachers import FrozenTeacher
 
-CLASSES = ("sky", "road", "car", "tree")
+CLASSES = ("sky", "street", "car", "tree")
 TASK = ImageSegmentation(CLASSES)
 
 
