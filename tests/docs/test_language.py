@@ -70,16 +70,16 @@ VERBS = set(
         r"\S+",
         """
     Accumulate Add Append Apply Assign Average Average-pool Build Call Capture Catch Check Choose
-    Clamp Classify Collect Compare Compress Compute Concatenate Condition Continue Convert Copy Count
-    Decode Describe Determine Disable Distribute Divide Do Draw Dry-run Empty Encode Escape Estimate Evaluate Execute
-    Export Extract Factorise Fill Find Fit Fix Flatten Flush Fold Format Gather Generate Group Hash Ignore
-    Import Infer Initialise Install Iterate Join Keep List Load Lock Log Look Map Mask Measure Move
-    Normalise
-    Open Pack Pad Pair Parse Predict Prefix Print Prune Quantise Query Raise Rank Read Record Reduce
-    Refuse     Register Release Remove Rename Render Replace Report Reset Reshape Resize Resolve Restore Return
-    Rotate Round Run Sample Scale Score Search Select Set Shard Share Shorten Shrink Shuffle Sign Split
-    Standardise Start Store Sum Suppress Test Trace Train Transform Truncate Try Unpack Update
-    Validate Verify Wrap Write Yield Zero
+    Clamp Classify Collect Compare Compress Compute Concatenate Condition Continue Convert Copy
+    Count Decode Describe Determine Disable Distribute Divide Do Draw Dry-run Empty Encode Escape
+    Estimate Evaluate Execute Export Extract Factorise Fill Find Fit Fix Flatten Flush Fold Format
+    Gather Generate Group Hash Ignore Import Infer Initialise Install Iterate Join Keep List Load
+    Lock Log Look Map Mask Measure Move Normalise Open Pack Pad Pair Parse Predict Prefix Print
+    Prune Quantise Query Raise Rank Read Record Reduce Refuse Register Release Remove Rename Render
+    Replace Report Reset Reshape Resize Resolve Restore Return Rotate Round Run Sample Scale Score
+    Search Select Set Shard Share Shorten Shrink Shuffle Sign Split Standardise Start Store Sum
+    Suppress Test Trace Train Transform Truncate Try Unpack Update Validate Verify Wrap Write Yield
+    Zero
     """,
     )
 )
