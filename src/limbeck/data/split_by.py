@@ -113,7 +113,7 @@ class ByTime:
     def take(
         self, name: str, rows: NDArray[np.int64], share: float
     ) -> tuple[NDArray[np.bool_], str]:
-        """Take the last rows; those of one moment stay together."""
+        """Select the last rows; those of one moment stay together."""
         own = self.times[rows]
         chosen = own >= np.sort(own)[-max(1, round(share * len(rows)))]
         note = (
