@@ -25,7 +25,7 @@ SHOWN = 5
 
 
 class Draw(Protocol):
-    """How the rows of a split are drawn from those of train."""
+    """A method to draw the rows of a split from those of train."""
 
     def take(
         self, name: str, rows: NDArray[np.int64], share: float
