@@ -231,6 +231,9 @@ class DataSpec(_Settings):
                 part = "numeric" if label in self.table.numeric else "categorical"
                 allowed = "feature columns only, without the label's"
                 raise RefusedError(Problem(f"table.{part}", label, allowed))
+        if self.targets and self.unlabelled:
+            allowed = "false, with targets, of which every row needs all"
+            raise RefusedError(Problem("unlabelled", True, allowed))
         if self.targets and self.classes:
             raise ValueError("targets and classes are given; allowed: one of them")
         if duplicates := _duplicates(self.targets):
