@@ -62,7 +62,7 @@ def _is_inside(path: str, chosen: Collection[str]) -> bool:
 def freeze(
     model: nn.Module, patterns: Iterable[str], *, where: str = "freeze"
 ) -> tuple[list[nn.Parameter], list[nn.Module]]:
-    """Freeze the parameters that patterns name: they get no gradient, and are not updated.
+    """Disable the training of parameters that patterns name: they are frozen, without gradient.
 
     The statistics of a batch normalisation inside of a frozen module are frozen as well, in
     evaluation mode; `keep_frozen` restores that mode after `train()`.
@@ -110,7 +110,7 @@ def keep_frozen(norms: Iterable[nn.Module]) -> None:
 
 @contextmanager
 def frozen(model: nn.Module, patterns: Iterable[str], *, where: str = "freeze") -> Iterator[None]:
-    """Freeze parameters within the block, as `freeze`, and make them trainable again after it.
+    """Disable the training of parameters within the block, as `freeze`; restore it afterwards.
 
     A scheme is built inside of the block, so that its terms and optimisers leave them out.
 
