@@ -22,6 +22,7 @@ from limbeck.report.result import Curve
 from limbeck.schemes import Offline
 from limbeck.tasks import is_classifier
 from limbeck.training import Training, data, fit
+from limbeck.training.groups import learning_rates
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,6 +50,7 @@ def try_training(context: Context, scheme: Scheme, settings: Training, *, where:
 
     largest, smallest = _rows(context, settings)
     place = f"{where}.objective"
+    learning_rates(next(iter(scheme.students.values())), settings, where=f"{where}.learning_rates")
     modules = list(scheme.modules_to_save().values())
     with _undisturbed(modules):
         with located(place):

@@ -28,7 +28,7 @@ from limbeck.pipeline.validate import located, model_located
 from limbeck.report.result import Curve
 from limbeck.schemes import SCHEMES, SchemeInputs, SchemeSettings
 from limbeck.schemes.offline import OfflineSettings
-from limbeck.training import Training
+from limbeck.training import Training, frozen
 
 if TYPE_CHECKING:
     from torch import nn
@@ -137,7 +137,8 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
                 teacher = (teachers or trial.teachers)[0]
                 copy_layers(fresh, teacher, self.init.layers, where=f"{where}.init.layers")
             trial.replace("student", fresh.to(context.accelerator.device))
-        self.try_objective(trial, where=where, models=models, teachers=teachers)
+        with frozen(trial.student, self.freeze, where=f"{where}.freeze"):
+            self.try_objective(trial, where=where, models=models, teachers=teachers)
 
     def training_scheme(
         self,
@@ -242,14 +243,16 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         label: str = "distilled student",
     ) -> tuple[Artefact, Curve]:
         model = initial.build(context)
-        curve = train(
-            context,
-            scheme(model.to(context.accelerator.device)),
-            settings=training_of(self),
-            label=label,
-            role=role,
-            ship=self.shipped() if role == "student" else None,
-        )
+        model.to(context.accelerator.device)
+        with frozen(model, self.freeze):
+            curve = train(
+                context,
+                scheme(model),
+                settings=training_of(self),
+                label=label,
+                role=role,
+                ship=self.shipped() if role == "student" else None,
+            )
         artefact = publish(
             context,
             model,
