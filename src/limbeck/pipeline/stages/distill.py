@@ -26,8 +26,9 @@ from limbeck.schemes.offline import OfflineSettings
 from limbeck.training import Training
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from limbeck.data.preprocess import Preprocess
     from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.recipe import Recipe
     from limbeck.schemes import Scheme
@@ -103,6 +104,12 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
     def validate_in(self, recipe: Recipe) -> list[Problem]:
         """Return problems: features that are not available, and those of further models."""
         problems = self.check_features(recipe)
+        if not self.uses_data and self.steps is None:
+            allowed = f"`steps`, with `scheme: {self.scheme}`, which reads no training data"
+            problems.append(Problem("epochs", self.epochs, allowed))
+        if self.cache_teacher and not self.uses_data:
+            allowed = f"false, with `scheme: {self.scheme}`, which reads no training data"
+            problems.append(Problem("cache_teacher", True, allowed))
         if self.cache_teacher and not self.uses_teacher:
             allowed = f"false, with `scheme: {self.scheme}`, which uses no teacher"
             problems.append(Problem("cache_teacher", True, allowed))
@@ -142,10 +149,11 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         return SchemeInputs(
             task=context.task,
             objective=self.terms,
-            probe=example_batch(context),
+            probe=example_batch(context, of_validation=not self.uses_data),
             teacher=teacher,
             models=models,
-            training_set=training_set(context),
+            training_set=training_set(context) if self.uses_data else None,
+            bounds=_bounds(context.data.preprocess),
         )
 
     def _further(self, context: Context) -> list[nn.Module]:
@@ -170,7 +178,8 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         if self.train_baseline and self.terms().needs_teacher:
             state = candidate.state("baseline")
             same = begin.weights and state.weights and state.changes == begin.changes
-            baseline.append(self._label_only(context, state if same else begin, generation))
+            begun = state if same else begin
+            baseline.append(self._control(context, begun, generation, teacher))
         known = (context.folder, baseline[0][0]) if baseline else candidate.newest("baseline")
         note = (
             weak_teacher(candidate.newest(self.teacher), known, context.task.scores[0].metric)
@@ -194,17 +203,17 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         )
         return candidate.append(context.folder, record)
 
-    def _label_only(
-        self, context: Context, begin: State, generation: int
+    def _control(
+        self, context: Context, begin: State, generation: int, teacher: Teacher | None
     ) -> tuple[Artefact, Curve]:
         """Train the scheme's control, in a subfolder of this stage."""
         artefact, curve = self._train(
             context.within("baseline"),
-            lambda student: self.build_control(student, self._inputs(context)),
+            lambda student: self.build_control(student, self._inputs(context, teacher)),
             begin=begin,
             generation=generation,
             role="baseline",
-            label="label-only student",
+            label=self.control_label,
         )
         files = {
             "file": f"baseline/{artefact.file}",
@@ -240,6 +249,21 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
             changes=begin.changes,
         )
         return artefact, curve
+
+
+def _bounds(preprocess: Preprocess) -> tuple[Tensor, Tensor] | None:
+    """Return the model inputs of the least and the greatest pixel per channel; None without."""
+    import numpy as np
+    import torch
+
+    from limbeck.data.preprocess import ImagePreprocess
+
+    if not isinstance(preprocess, ImagePreprocess):
+        return None
+    ends = np.array([0.0, preprocess.divide_by]).reshape(2, 1, 1, 1)
+    whole = np.broadcast_to(ends, (2, preprocess.channels, 1, 1))
+    least, greatest = torch.from_numpy(preprocess.normalise(whole)).flatten(1)
+    return least, greatest
 
 
 def _scaled(model: nn.Module) -> nn.Module:
