@@ -187,10 +187,12 @@ def train(
     Returns:
         The curve of the training, one row per validation.
     """
-    context.data.train.set_seed(context.seed)
+    rows = None if isinstance(scheme, GeneratesBatches) else context.data.train
+    if rows is not None:
+        rows.set_seed(context.seed)
     history = fit(
         scheme,
-        train=None if isinstance(scheme, GeneratesBatches) else context.data.train,
+        train=rows,
         validate=partial(validate_model, context),
         settings=settings,
         folder=(context.folder / weights).parent,
