@@ -69,7 +69,7 @@ def _follows(module: nn.Module) -> bool:
 def sharded(
     scheme: Scheme, copies: Mapping[str, nn.Module], accelerator: Accelerator
 ) -> Iterator[None]:
-    """Shard copies of the students, and train these in the students' place.
+    """Divide copies of the students over the processes, and train these in their place.
 
     At the end the students get the weights, gathered from all processes.
 
@@ -111,7 +111,7 @@ def is_shard(tensor: object) -> bool:
 
 
 def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gather distributed tensors from all processes, which must all call this."""
+    """Collect distributed tensors from all processes, which must all call this."""
     from torch.distributed.tensor import DTensor
 
     return {
@@ -121,7 +121,7 @@ def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def like(tensor: Tensor, reference: object) -> Tensor:
-    """Distribute a whole tensor as a reference of the same shape is, if that is."""
+    """Divide a whole tensor over the processes as a reference of the same shape is, if that is."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not isinstance(reference, DTensor) or reference.shape != tensor.shape:
