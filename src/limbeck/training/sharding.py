@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,8 @@ def sharded(
 
     students = dict(scheme.students)
     for name, one in copies.items():
-        model = fsdp2_prepare_model(accelerator, one)
+        with _whole_weights(accelerator.state.fsdp_plugin):
+            model = fsdp2_prepare_model(accelerator, one)
         for part in model.modules():
             if isinstance(part, FSDPModule):
                 # A process's loss is its part of the mean over all: gradients are summed.
@@ -101,6 +102,19 @@ def sharded(
         student.load_state_dict(whole(trained.state_dict()))
         student.train(trained.training)
         setattr(scheme, name, student)
+
+
+@contextmanager
+def _whole_weights(plugin: Any) -> Iterator[None]:
+    """Leave out the loading of one process's weights, which all processes already have.
+
+    Accelerate's is the default, and fails on a model with buffers, as of batch normalisation.
+    """
+    kept, plugin.cpu_ram_efficient_loading = plugin.cpu_ram_efficient_loading, False
+    try:
+        yield
+    finally:
+        plugin.cpu_ram_efficient_loading = kept
 
 
 def is_shard(tensor: object) -> bool:
