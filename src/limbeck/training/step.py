@@ -107,8 +107,11 @@ class Stepper:
         weights = self._total_weights(micro_batches)
         row: dict[str, float] = {}
         self.loss = 0.0
+        begin_update = getattr(self._scheme, "begin_update", None)
         for name, phase in self._phases.items():
-            for _ in range(phase.steps):
+            for number in range(phase.steps):
+                if begin_update is not None:
+                    begin_update(name, number)
                 results = self._differentiated(micro_batches, weights, progress, name)
                 own = _row(results, prefix="" if len(self._phases) == 1 else f"{name}/")
                 loss = self._sum_over_processes(own["train/loss"], phase.parameters)
