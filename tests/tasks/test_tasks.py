@@ -48,7 +48,13 @@ EXAMPLES = {
 
 
 # They have files of their own.
-OTHER = {"tabular_regression", "image_multilabel", "tabular_multilabel", "text_multilabel"}
+OTHER = {
+    "object_detection",
+    "tabular_regression",
+    "image_multilabel",
+    "tabular_multilabel",
+    "text_multilabel",
+}
 
 
 def test_every_task_has_an_example_here():

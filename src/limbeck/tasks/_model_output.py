@@ -48,7 +48,7 @@ def run(
         >>> run(Net(), {"features": torch.zeros(3, 4)}, classes=2)[0].shape
         torch.Size([3, 2])
     """
-    returned = _call(model, inputs)
+    returned = call(model, inputs)
     if isinstance(returned, fx.Proxy):  # symbolic tracing has no shapes to choose by
         return cast("Tensor", returned), ()
     if isinstance(returned, Tensor):
@@ -71,7 +71,7 @@ def run(
     raise InputError(Problem("model.output", _described(returned), allowed, fix))
 
 
-def _call(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
+def call(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
     """Call a model with its parameters' names, or else by position."""
     parameters = inspect.signature(model.forward).parameters
     kinds = {parameter.kind for parameter in parameters.values()}
