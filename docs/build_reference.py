@@ -47,6 +47,8 @@ TAKES = {"Recipe.teacher": "mapping or list of mappings", "Distill.scheme": "str
 def reference() -> str:
     """Build every table."""
     from limbeck.data import spec as data
+    from limbeck.data.label import LABELS
+    from limbeck.data.modality import modalities
     from limbeck.models.spec import Expect, Loading, ModelSpec, Normalization
     from limbeck.pipeline.compression import Compression, FineTune
     from limbeck.pipeline.recipe import Budget, Recipe
@@ -56,14 +58,12 @@ def reference() -> str:
 
     parts = ["### The recipe", _table(Recipe)]
     parts += ["### data", _table(data.DataSpec)]
-    for name, model in (
+    keys = [one.keys for one in modalities()]
+    keys += [LABELS.load(name).keys for name in LABELS.names()]
+    for name, model in [
         ("columns", data.Columns),
-        ("image", data.ImageSpec),
-        ("text", data.TextSpec),
-        ("table", data.TableSpec),
-        ("text.tokenizer.train", data.WordPieceSpec),
-        ("augment", data.AugmentSpec),
-    ):
+        *(one for part in keys for one in _nested(part)),
+    ]:
         parts += [f"#### data.{name}", _table(model)]
     parts += ["### teacher and student", _table(ModelSpec)]
     parts += ["Any other key is an argument of the model: `width: 64`.", _model_names()]
@@ -93,6 +93,22 @@ def reference() -> str:
     parts += ["### objective", _objective(), "### methods", _methods()]
     parts += ["### schedules", _schedules()]
     return "\n\n".join(parts)
+
+
+def _nested(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """List the sections of a model by their path; one whose only key is a section is a key."""
+    for name, field in model.model_fields.items():
+        for part in _models(field.annotation):
+            inner = list(_nested(part, f"{prefix}{name}."))
+            if len(inner) != len(part.model_fields):
+                yield f"{prefix}{name}", part
+            yield from inner
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [one for part in getattr(annotation, "__args__", ()) for one in _models(part)]
 
 
 def _ways(registry: Registry, key: str) -> Iterator[str]:

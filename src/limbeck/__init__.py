@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from limbeck.pipeline.runner import run
     from limbeck.report.load import load_run
     from limbeck.schemes import Offline
-    from limbeck.serving.student import Prediction, Student, Values, load_student
+    from limbeck.serving.predictions import Forecast, Prediction, Segmentation, Values
+    from limbeck.serving.student import Student, load_student
     from limbeck.taps import Taps
     from limbeck.targets import DenseTargets, HeadTargets, SampledTargets, TopKTargets
     from limbeck.teachers import CachedTeacher, EnsembleTeacher, FrozenTeacher
@@ -30,6 +31,7 @@ __all__ = [
     "CachedTeacher",
     "DenseTargets",
     "EnsembleTeacher",
+    "Forecast",
     "FrozenTeacher",
     "HeadTargets",
     "InputError",
@@ -40,6 +42,7 @@ __all__ = [
     "Prediction",
     "Recipe",
     "SampledTargets",
+    "Segmentation",
     "Student",
     "Taps",
     "Term",
@@ -76,7 +79,9 @@ _MODULES = {
     "Losses": "objective",
     "Objective": "objective",
     "Offline": "schemes",
-    "Prediction": "serving.student",
+    "Forecast": "serving.predictions",
+    "Prediction": "serving.predictions",
+    "Segmentation": "serving.predictions",
     "Recipe": "pipeline.recipe",
     "SampledTargets": "targets",
     "Student": "serving.student",
@@ -85,7 +90,7 @@ _MODULES = {
     "TopKTargets": "targets",
     "Training": "training",
     "TrainingSet": "objective",
-    "Values": "serving.student",
+    "Values": "serving.predictions",
     "distill": "pipeline.distillation",
     "factorize": "pipeline.functional",
     "fit": "training",

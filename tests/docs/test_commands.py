@@ -77,6 +77,8 @@ def test_every_file_named_in_prose_exists(page):
         "segmentation.py",
         "prune.py",
         "sql.py",
+        "series.py",
+        "boxes.py",
         "adversarial.py",
         "sources/mine.py",
         "int4.py",

@@ -63,8 +63,8 @@ MODELS = {
 @pytest.fixture(scope="module")
 def preprocess():
     """A tokenizer that was trained here, whose padding token is not the models' own."""
-    from limbeck.data import tokenizers
-    from limbeck.data.preprocess import TextPreprocess
+    from limbeck.data.modalities.text import TextPreprocess
+    from limbeck.data.modalities.text import _tokenizers as tokenizers
 
     tokenizer = tokenizers.train(TEXTS, 80)
     pad = tokenizer.token_to_id(tokenizers.PAD)
@@ -175,7 +175,7 @@ def test_image_folder_has_a_processor_and_the_input_name_of_optimum(tmp_path):
     import onnxruntime
     from PIL import Image
 
-    from limbeck.data.preprocess import ImagePreprocess
+    from limbeck.data.modalities.image import ImagePreprocess
 
     class Logits(nn.Module):
         def __init__(self, model: nn.Module) -> None:

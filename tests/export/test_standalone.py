@@ -89,7 +89,7 @@ def test_model_card_code_loads_tied_weights(student):
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     expected = model(**batch).detach().numpy()
     inputs = {name: tensor.numpy() for name, tensor in batch.items()}
-    code = loading_code("text_classification")
+    code = loading_code("text_classification", "text")
     check_standalone(student, code, inputs, expected, where="student")
     from safetensors import safe_open
 
@@ -108,7 +108,7 @@ def test_code_that_needs_other_files_is_rejected(kind, student, tmp_path):
     text, reason = CODES[kind]
     model = built(text.replace("{beside}", str(tmp_path / "settings.json")), student)
     features = torch.randn(5, 4)
-    code = loading_code("tabular_classification")
+    code = loading_code("tabular_classification", "table")
     with pytest.raises(InputError) as caught:
         check_standalone(
             student,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from limbeck.core.process import LimitError, call_limited
-from limbeck.data.spec import TextSpec
+from limbeck.data.modalities.text import TextSpec
 from limbeck.errors import InputError
 from limbeck.models.build import build
 from limbeck.models.spec import ModelSpec
@@ -140,7 +140,7 @@ def test_arguments_that_make_a_model_too_large(
 
 
 def _tokenizer() -> dict[str, Any]:
-    from limbeck.data import tokenizers
+    from limbeck.data.modalities.text import _tokenizers as tokenizers
 
     return json.loads(tokenizers.train(["some words to train on"] * 20, 60).to_str())
 
@@ -171,7 +171,7 @@ def _padded(content: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("change", [_exploding, _no_unknown, _beyond, _padded])
 def test_tokenizers(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    from limbeck.data import tokenizers
+    from limbeck.data.modalities.text import _tokenizers as tokenizers
 
     content = _tokenizer()
     change(content)
@@ -183,7 +183,7 @@ def test_tokenizers(tmp_path: Path, change: Callable[[dict[str, Any]], None]) ->
 
 
 def test_irregular_tokenizer_files(tmp_path: Path) -> None:
-    from limbeck.data import tokenizers
+    from limbeck.data.modalities.text import _tokenizers as tokenizers
 
     (tmp_path / "tokenizer.json").symlink_to("/dev/zero")
     for text in ("", "[]", _deep(100_000)):
@@ -196,7 +196,7 @@ def test_irregular_tokenizer_files(tmp_path: Path) -> None:
 
 
 def test_gaps_in_the_ids_get_rows(tmp_path: Path) -> None:
-    from limbeck.data import tokenizers
+    from limbeck.data.modalities.text import _tokenizers as tokenizers
 
     content = _tokenizer()
     content["model"]["vocab"]["zebra"] = 500

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import limbeck
 from limbeck.data.load import load
-from limbeck.data.preprocess import ImagePreprocess
+from limbeck.data.modalities.image import ImagePreprocess
 from limbeck.data.spec import DataSpec
 from limbeck.errors import InputError
 from limbeck.export.compact.onnx import pack

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from limbeck.data.load import Data, load
+from limbeck.data.modalities.text._statement import tokenizers_differ
 from limbeck.data.spec import DataSpec
 from limbeck.models.build import build
 from limbeck.models.spec import ModelSpec
@@ -20,7 +21,6 @@ from limbeck.pipeline.recipe import Recipe
 from limbeck.pipeline.statements import (
     check_models,
     class_order,
-    tokenizers_differ,
     with_statements,
 )
 from limbeck.pipeline.validate import validate
@@ -269,7 +269,7 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[dic
 def bert(tmp_path: Path) -> Callable[..., Path]:
     """Save a tiny BERT with a tokenizer of its own beside it."""
     transformers = pytest.importorskip("transformers")
-    from limbeck.data import tokenizers
+    from limbeck.data.modalities.text import _tokenizers as tokenizers
 
     def make(*, lowercase: bool = True, head: bool = True, **config: Any) -> Path:
         folder = tmp_path / "bert"
@@ -335,7 +335,7 @@ STAGES = [{"distill": {"epochs": 1, "objective": ["task"]}}]
 def test_tokenizers_with_equal_behaviour_are_equal() -> None:
     from tokenizers.normalizers import Lowercase, Sequence
 
-    from limbeck.data import tokenizers
+    from limbeck.data.modalities.text import _tokenizers as tokenizers
 
     one, other = tokenizers.train(TEXTS, 60), tokenizers.train(TEXTS, 60)
     other.normalizer = Sequence([one.normalizer, Lowercase()])

@@ -216,8 +216,9 @@ def environment() -> Environment:
     )
 
 
-def facts(name: str, classes: tuple[str, ...], total: int) -> DataFacts:
+def facts(name: str, classes: tuple[str, ...], total: int, kind: str = "image") -> DataFacts:
     return DataFacts(
+        modality=kind,
         source="sklearn",
         name=name,
         licence="CC BY 4.0",
@@ -416,7 +417,7 @@ def make_texts() -> RunResult:
             "seeds": (0,),
             "chain": chain,
             "baseline": baseline,
-            "data": facts("sst2", ("negative", "positive"), 872),
+            "data": facts("sst2", ("negative", "positive"), 872, "text"),
             "comparison": Comparison(
                 student=summarize([0.8085]),
                 baseline=summarize([0.797]),

@@ -161,7 +161,7 @@ def test_the_cards_usage_can_be_given(digits: RunResult) -> None:
 def test_the_card_states_the_command_that_predicts(digits: RunResult, texts: RunResult) -> None:
     assert "\nlimbeck predict . image.png\n" in render_card(digits)
     assert '\nlimbeck predict . "a warm and funny film"\n' in render_card(texts)
-    assert "\nlimbeck predict . rows.csv\n" in default_usage("tabular_classification")
+    assert "\nlimbeck predict . rows.csv\n" in default_usage("tabular_classification", "table")
 
 
 def test_the_cards_snippets_compile(digits: RunResult, texts: RunResult) -> None:

@@ -191,7 +191,7 @@ def test_a_file_without_logits_is_refused(digits, tmp_path):
     shutil.copytree(digits.folder, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "model.onnx"
     path.write_bytes(path.read_bytes().replace(b"logits", b"scores"))
-    with pytest.raises(InputError, match="got 'outputs scores'; allowed: an output logits"):
+    with pytest.raises(InputError, match=r"outputs scores .*allowed: an output values of 2 axes"):
         load_student(tmp_path)
 
 

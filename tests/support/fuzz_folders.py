@@ -42,7 +42,7 @@ def make_folder(folder: Path) -> None:
     """Write a tiny BERT with a tokenizer of its own."""
     import torch
 
-    from limbeck.data import tokenizers
+    from limbeck.data.modalities.text import _tokenizers as tokenizers
     from limbeck.models.build import build
     from limbeck.models.spec import ModelSpec
 
@@ -119,8 +119,8 @@ def use(folder: Path, workdir: Path) -> None:
     """Load tokenizer and model as a run does, and predict two texts."""
     import torch
 
-    from limbeck.data import tokenizers
-    from limbeck.data.spec import TextSpec
+    from limbeck.data.modalities.text import TextSpec
+    from limbeck.data.modalities.text import _tokenizers as tokenizers
     from limbeck.models.build import build
     from limbeck.models.spec import ModelSpec
     from limbeck.tasks.text_classification import TextClassification

@@ -13,10 +13,10 @@ from torch import nn
 
 import limbeck
 from limbeck import losses
+from limbeck.data.labels.values import read_values
 from limbeck.data.load import load
 from limbeck.data.preprocess import load as load_preprocess
 from limbeck.data.spec import DataSpec
-from limbeck.data.values import read_values
 from limbeck.errors import InputError
 from limbeck.evaluate.metrics import score_value
 from limbeck.objective import Objective, Term, methods

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from limbeck.data.load import Data, load
-from limbeck.data.spec import AugmentSpec, DataSpec
+from limbeck.data.modalities.image import AugmentSpec
+from limbeck.data.spec import DataSpec
 from limbeck.tasks.image_classification import ImageClassification
 
 

@@ -7,7 +7,8 @@ import torch
 
 from limbeck.data.cache import TeacherCache, key_of
 from limbeck.data.load import load
-from limbeck.data.spec import AugmentSpec, DataSpec
+from limbeck.data.modalities.image import AugmentSpec
+from limbeck.data.spec import DataSpec
 from limbeck.errors import InputError, LimbeckError
 from limbeck.objective import Objective, methods
 from limbeck.schemes import Offline

@@ -18,10 +18,10 @@ from limbeck.cli._terminal import show, watch
 
 if TYPE_CHECKING:
     from limbeck.errors import InputError, Problem
-    from limbeck.serving.student import Prediction, Values
+    from limbeck.serving.predictions import Result
 
-    Result = Prediction | Values | InputError
-    Write = Callable[[str, Result], None]
+    Outcome = Result | InputError
+    Write = Callable[[str, Outcome], None]
 
 INVALID = "(invalid)"
 WIDEST = 100
@@ -69,10 +69,11 @@ def predict(
     done = failed = 0
     # Lines at a terminal are progress enough.
     silent = quiet or (output is None and sys.stdout.isatty())
-    width = max(map(len, (INVALID, *loaded.classes, *loaded.targets)))
+    columns = loaded.columns
+    width = max(map(len, (INVALID, *loaded.classes, *columns)))
     with (
         nullcontext() if silent else watch() as progress,
-        _writer(output, as_json, loaded.targets, width) as write,
+        _writer(output, as_json, columns, width) as write,
     ):
         bar = progress.progress_bar("predict") if progress else None
         for result in loaded.stream(named(), batch_size=batch_size):
@@ -96,7 +97,7 @@ def predict(
 
 @contextmanager
 def _writer(
-    output: Path | None, as_json: bool, targets: tuple[str, ...], width: int
+    output: Path | None, as_json: bool, columns: tuple[str, ...], width: int
 ) -> Iterator[Write]:
     """Yield a function that writes one result: to a file, or else to standard output."""
     from limbeck.core.files import replacing
@@ -104,8 +105,7 @@ def _writer(
 
     if output is None:
         if not as_json:
-            columns = [f"{name:<{width}}" for name in targets or ("label",)]
-            show("  ".join((*columns, *(() if targets else ("probability",)), "input")))
+            show("  ".join((*(f"{name:<{width}}" for name in columns), "input")))
         line = _json if as_json else partial(_row, width=width)
         yield lambda shown, one: show(line(shown, one))
         return
@@ -119,43 +119,30 @@ def _writer(
         import csv
 
         table = csv.writer(file)
-        heads = targets or ("label", "probability")
-        table.writerow(("input", *heads, "error"))
+        table.writerow(("input", *columns, "error"))
 
-        def write(shown: str, one: Result) -> None:
+        def write(shown: str, one: Outcome) -> None:
             if isinstance(one, InputError):
-                table.writerow((shown, *[""] * len(heads), str(one)))
+                table.writerow((shown, *[""] * len(columns), str(one)))
             else:
-                table.writerow((shown, *_cells(one), ""))
+                table.writerow((shown, *one.row.values(), ""))
 
         yield write
 
 
-def _row(shown: str, result: Result, *, width: int) -> str:
-    from limbeck.serving.student import Prediction
-
+def _row(shown: str, result: Outcome, *, width: int) -> str:
     line = " ".join(shown.split())
     line = line if len(line) <= WIDEST else f"{line[:WIDEST]}..."
     if isinstance(result, Exception):
-        return f"{INVALID:<{width}}  {'':>11}  {line}"
-    if isinstance(result, Prediction):
-        label = " ".join(result.label.split())
-        return f"{label:<{width}}  {result.probability:>11.4f}  {line}"
-    return "  ".join((*(f"{value:<{width}.6g}" for value in result.values.values()), line))
+        return f"{INVALID:<{width}}  {line}"
+    cells = (
+        " ".join(value.split()) if isinstance(value, str) else f"{value:.6g}"
+        for value in result.row.values()
+    )
+    return "  ".join((*(f"{cell:<{width}}" for cell in cells), line))
 
 
-def _cells(result: Prediction | Values) -> list[float | str]:
-    """Return the label and its probability, or the values of the targets."""
-    from limbeck.serving.student import Prediction
-
-    if isinstance(result, Prediction):
-        return [result.label, result.probability]
-    return list(result.values.values())
-
-
-def _json(shown: str, result: Result) -> str:
-    from dataclasses import asdict
-
+def _json(shown: str, result: Outcome) -> str:
     if isinstance(result, Exception):
         return json.dumps({"input": shown, "error": str(result)})
-    return json.dumps({"input": shown, **asdict(result)})
+    return json.dumps({"input": shown, **result.content()})

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from limbeck.data.load import Data
-    from limbeck.data.split import Batch, Split
+    from limbeck.data.rows import Batch
+    from limbeck.data.split import Split
 
 
 MANIFEST, VERSION = "manifest.json", 2
@@ -58,7 +59,7 @@ def key_of(data: Data, *, teacher: str) -> dict[str, Any]:
     Raises:
         InputError: Augmentation creates new images in every epoch: no output could be reused.
     """
-    augment = data.train.augment
+    augmentation = data.train.augmentation
     if data.train.views is None:
         allowed = "a number of views, or no augmentation, with cache_teacher"
         fix = "Set data.augment.views, for instance to 4: epochs then cycle through four variants."
@@ -67,8 +68,8 @@ def key_of(data: Data, *, teacher: str) -> dict[str, Any]:
         "teacher": teacher,
         "data": data.facts.fingerprint,
         "preprocessing": data.preprocess.fingerprint,
-        "augmentation": augment.model_dump() if augment else None,
-        "seed": data.train.seed if augment else None,
+        "augmentation": augmentation.identity() if augmentation else None,
+        "seed": data.train.seed if augmentation else None,
     }
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from limbeck.data.spec import SplitName
+from limbeck.data.settings import SplitName
 from limbeck.errors import InputError, Problem, did_you_mean
 
 VARIABLE = "LIMBECK_DATA"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from limbeck.core import fingerprint
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from limbeck.data.label import Loadable
+
 
 GREY = {"1", "L", "LA"}
 COLOUR = {"P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 CHUNK = 1000
+PATHS_AT_ONCE = 10_000
 FORMATS = (
     *("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM"),
     *("PCX", "TGA", "ICO"),
@@ -273,3 +277,32 @@ def size_of(cell: Image.Image | NDArray[Any]) -> tuple[int, int]:
     if isinstance(cell, np.ndarray):
         return int(cell.shape[1]), int(cell.shape[2])
     return cell.height, cell.width
+
+
+def referenced_files(loaded: Loadable, column: str) -> dict[str, str]:
+    """Hash the image files that rows reference by path, independent of their folder."""
+    hashes: dict[str, str] = {}
+    for name, dataset in loaded.splits.items():
+        files = loaded.files.get(name, [])
+        if column not in dataset.column_names or any(path.is_dir() for path in files):
+            continue  # a folder of images is hashed as a whole
+        folder = files[0].parent if files else Path()
+        cells = dataset.select_columns([column]).with_format("arrow")
+        for start in range(0, len(cells), PATHS_AT_ONCE):
+            for path in _paths(cells[start : start + PATHS_AT_ONCE].column(0).combine_chunks()):
+                if (folder / path).is_file():
+                    hashes[path] = fingerprint.of_file(folder / path)
+    return hashes
+
+
+def _paths(cells: Any) -> Iterator[str]:
+    """Yield the paths in a column of texts, or of images that have no bytes of their own."""
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.compute as compute  # type: ignore[import-untyped]
+
+    kind = pyarrow.types
+    if kind.is_struct(cells.type) and {"bytes", "path"} <= {field.name for field in cells.type}:
+        cells = cells.filter(compute.is_null(compute.struct_field(cells, "bytes")))
+        cells = compute.struct_field(cells, "path")
+    if kind.is_string(cells.type) or kind.is_large_string(cells.type):
+        yield from (name for name in cells.to_pylist() if name)

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from limbeck.core import fingerprint
 from limbeck.data.columns import MISSING, read_names, read_numbers
 from limbeck.data.files import data_folder, stated_licence
-from limbeck.data.labels import Labels, read_labels, with_label
-from limbeck.data.loaded import Loaded, check_columns, check_rows, check_texts
+from limbeck.data.label import UNLABELLED, kind_of
+from limbeck.data.loaded import Loaded, check_columns, check_rows
+from limbeck.data.modality import modality_of
 from limbeck.data.overlap import check_overlap
-from limbeck.data.pixels import images
 from limbeck.data.preprocess import Preprocess, Target
 from limbeck.data.spec import SOURCES, DataSpec
-from limbeck.data.split import UNLABELLED, Division, Split
-from limbeck.data.stratify import check_classes, split
-from limbeck.data.tables import tables
-from limbeck.data.texts import texts
-from limbeck.data.values import measure_targets, read_values
+from limbeck.data.split import Division, Split
+from limbeck.data.stratify import split
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -47,6 +44,7 @@ class Facts:
     """The data of a run and its splits.
 
     Attributes:
+        modality: The kind of data: the name of a file in `limbeck/data/modalities`.
         source: The data source.
         name: The data set's name.
         licence: Its licence, or "not stated".
@@ -60,6 +58,7 @@ class Facts:
         notes: Notes for the report: how the splits were made, and warnings.
     """
 
+    modality: str
     source: str
     name: str
     licence: str
@@ -82,9 +81,10 @@ class Data:
         test: The test split, used once, at the end.
         classes: The class names, in the order of the labels; none for regression.
         targets: The numeric targets with their training scale, for regression.
-        preprocess: The preprocessing from an image, text or table row to model inputs; `save` it
-            with the student.
+        preprocess: The preprocessing from a raw value to model inputs; `save` it with the student.
         facts: Metadata for the report.
+        label_kind: The kind of label: `classes`, `values`, `masks`, or the modality that has its
+            own.
     """
 
     train: Split
@@ -94,11 +94,12 @@ class Data:
     targets: tuple[Target, ...]
     preprocess: Preprocess
     facts: Facts
+    label_kind: str = "classes"
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Return the names of a model's outputs per sample: the classes, or the targets."""
-        return self.classes or tuple(one.name for one in self.targets)
+        return self.preprocess.outputs
 
 
 def load(spec: DataSpec, *, workdir: Path) -> Data:
@@ -119,86 +120,51 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         torch.Size([2, 1, 8, 8])
     """
     loaded: Loaded = SOURCES.load(spec.source)(spec)
-    is_text = _is_text(spec, loaded)
-    columns = _columns(spec, loaded, is_text=is_text)
+    modality = modality_of(spec, loaded.splits["train"].column_names)
+    kind = None if modality.owns_labels else kind_of(spec)
+    columns = {**modality.columns(spec), **(kind.columns(spec) if kind else {})}
+    check_columns(loaded.splits, columns, fix=modality.hint)
     check_rows(loaded.splits)
-    if spec.targets:
-        labels = read_values(loaded.splits, spec.targets)
-        rows, notes = split(labels.rows, spec, by=f"deciles of {spec.targets[0]}")
-    elif spec.unlabelled:
-        labels, rows, notes = _partly_labelled(spec, loaded)
-    else:
-        labels = read_labels(loaded.splits, spec.columns.label, spec.classes)
-        rows, notes = split(labels.rows, spec)
+    labels = kind.read(spec, loaded) if kind else modality.labels(spec, loaded)
+    divided = modality.divide(spec, loaded, labels)
+    rows, notes = split(labels.rows, spec, by=labels.by) if divided is None else divided
     check_rows({name: numbers for name, (_, numbers) in rows.items()})
-    split_labels = {name: labels.rows[source][one] for name, (source, one) in rows.items()}
-    labelled = {name: one != UNLABELLED for name, one in split_labels.items()}
-    split_labels = {name: one[labelled[name]] for name, one in split_labels.items()}
-    rare = check_classes(split_labels, labels.classes) if labels.classes else []
+    strata = {name: labels.rows[source][one] for name, (source, one) in rows.items()}
+    labelled = {name: one != UNLABELLED for name, one in strata.items()}
+    strata = {name: one[labelled[name]] for name, one in strata.items()}
+    checked = labels.check(rows)
     groups = _read_groups(loaded.splits, rows, spec.sensitive_features)
     weights = _read_weights(loaded.splits, spec.columns.weight)
-    division = Division(rows, labels.values or labels.rows, groups, weights)
-    if spec.table:
-        ready = tables(spec.table, loaded, division)
-    elif is_text:
-        check_texts(loaded.splits, spec.columns.text)
-        ready = texts(spec, loaded, division, workdir=workdir)
-    else:
-        ready = images(spec, loaded, division)
+    division = Division(rows, labels, groups, weights)
+    ready = modality.prepare(spec, loaded, division, workdir=workdir)
     hashes = {name: one[labelled[name]] for name, one in ready.hashes.items()}
-    overlap = check_overlap(hashes, split_labels, largest=spec.max_overlap, expected=ready.expected)
+    overlap = check_overlap(hashes, strata, largest=spec.max_overlap, expected=ready.expected)
     licence = spec.licence or loaded.licence or stated_licence(loaded.files) or "not stated"
     weighted = [spec.columns.weight] if spec.columns.weight else []
     in_use = list(dict.fromkeys((*columns, *weighted, *spec.sensitive_features)))
+    referenced = {**modality.files(spec, loaded), **(kind.files(spec, loaded) if kind else {})}
+    targets = labels.targets(ready.splits["train"].row_labels)
     facts = Facts(
+        modality=modality.name,
         source=spec.source,
         name=_name(spec, loaded),
         licence=licence,
-        fingerprint=_fingerprint(spec, loaded, in_use),
+        fingerprint=_fingerprint(spec, loaded, in_use, referenced=referenced),
         classes=labels.classes,
-        targets=spec.targets,
+        targets=tuple(one.name for one in targets),
         train=len(rows["train"][1]),
         validation=len(rows["validation"][1]),
         test=len(rows["test"][1]),
-        notes=(*loaded.notes, *labels.notes, *notes, *rare, *ready.notes, *overlap),
+        notes=(*loaded.notes, *labels.notes, *notes, *checked, *ready.notes, *overlap),
     )
-    targets = measure_targets(spec.targets, ready.splits["train"].labels.numpy())
-    preprocess = replace(ready.preprocess, classes=labels.classes, targets=targets)
     return Data(
         **ready.splits,
         classes=labels.classes,
         targets=targets,
-        preprocess=preprocess,
+        preprocess=ready.preprocess.with_outputs(labels.classes, targets),
         facts=facts,
+        label_kind=kind.name if kind else modality.name,
     )
-
-
-def _partly_labelled(
-    spec: DataSpec, loaded: Loaded
-) -> tuple[Labels, dict[str, tuple[str, NDArray[np.int64]]], tuple[str, ...]]:
-    """Read labels of which the training split lacks some; its rows without one stay in training."""
-    train = loaded.splits["train"]
-    known = with_label(train, spec.columns.label)
-    if not len(known):
-        where = f"data.columns.label ({spec.columns.label!r} in train)"
-        raise InputError(Problem(where, f"no label in {len(train)} rows", "a label in some rows"))
-    found = {**loaded.splits, "train": train.select(known)}
-    labels = read_labels(found, spec.columns.label, spec.classes)
-    rows, notes = split(labels.rows, spec)
-    numbers = np.full(len(train), UNLABELLED, dtype=np.int64)
-    numbers[known] = labels.rows["train"]
-    rows = {
-        name: (source, known[one] if source == "train" else one)
-        for name, (source, one) in rows.items()
-    }
-    others = np.setdiff1d(np.arange(len(train)), known)
-    own = np.sort(np.concatenate([rows["train"][1], others]))
-    rows["train"] = ("train", own)
-    note = (
-        f"{len(others):,} of {len(own):,} training rows have no label: only a teacher trains them"
-    )
-    labels = replace(labels, rows={**labels.rows, "train": numbers})
-    return labels, rows, (*notes, *((note,) if len(others) else ()))
 
 
 def _read_weights(
@@ -224,28 +190,6 @@ def _read_weights(
             raise InputError(Problem(where, given, "numbers of at least 0, some of them above 0"))
         weights[name] = numbers.astype(np.float32)
     return weights
-
-
-def _is_text(spec: DataSpec, loaded: Loaded) -> bool:
-    """Return whether the data is text: by the recipe, else by the existing columns."""
-    if spec.text or spec.image or spec.table:
-        return spec.text is not None
-    columns = loaded.splits["train"].column_names
-    return spec.columns.text in columns and spec.columns.image not in columns
-
-
-def _columns(spec: DataSpec, loaded: Loaded, *, is_text: bool) -> tuple[str, ...]:
-    """Return the columns of the samples and their labels; check that all exist."""
-    columns = {spec.columns.text if is_text else spec.columns.image: "data.columns"}
-    if spec.table:
-        columns = dict.fromkeys(spec.table.columns, "data.table")
-    if spec.targets:
-        columns |= dict.fromkeys(spec.targets, "data.targets")
-    else:
-        columns[spec.columns.label] = "data.columns"
-    fix = "" if spec.table else "The columns of a table are named in data.table."
-    check_columns(loaded.splits, columns, fix=fix)
-    return tuple(columns)
 
 
 def _read_groups(
@@ -297,7 +241,9 @@ def _name(spec: DataSpec, loaded: Loaded) -> str:
     return folder.resolve().name
 
 
-def _fingerprint(spec: DataSpec, loaded: Loaded, columns: Sequence[str]) -> str:
+def _fingerprint(
+    spec: DataSpec, loaded: Loaded, columns: Sequence[str], *, referenced: Mapping[str, str]
+) -> str:
     """Hash the spec and the source's files, or the columns in use if there are no files."""
     content: dict[str, object]
     if loaded.files:
@@ -306,9 +252,8 @@ def _fingerprint(spec: DataSpec, loaded: Loaded, columns: Sequence[str]) -> str:
         }
     else:
         content = {name: _row_hashes(data, columns) for name, data in loaded.splits.items()}
-    images = {} if spec.text or spec.table else _image_hashes(spec, loaded)
-    if images:
-        content["images"] = images
+    if referenced:
+        content["images"] = dict(referenced)
     return fingerprint.of_json({"content": content, "spec": spec.identity()})
 
 
@@ -319,38 +264,9 @@ def _file_hash(path: Path) -> object:
     return [(name, fingerprint.of_file(file)) for name, file in files.items()]
 
 
-def _image_hashes(spec: DataSpec, loaded: Loaded) -> dict[str, str]:
-    """Hash the image files that rows reference by path, independent of their folder."""
-    hashes: dict[str, str] = {}
-    for name, dataset in loaded.splits.items():
-        files = loaded.files.get(name, [])
-        if spec.columns.image not in dataset.column_names or any(path.is_dir() for path in files):
-            continue  # a folder of images is hashed as a whole
-        folder = files[0].parent if files else Path()
-        cells = dataset.select_columns([spec.columns.image]).with_format("arrow")
-        for start in range(0, len(cells), CHUNK):
-            for path in _paths(cells[start : start + CHUNK].column(0).combine_chunks()):
-                if (folder / path).is_file():
-                    hashes[path] = fingerprint.of_file(folder / path)
-    return hashes
-
-
-def _paths(cells: Any) -> Iterator[str]:
-    """Yield the paths in a column of texts, or of images that have no bytes of their own."""
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.compute as compute  # type: ignore[import-untyped]
-
-    kind = pyarrow.types
-    if kind.is_struct(cells.type) and {"bytes", "path"} <= {field.name for field in cells.type}:
-        cells = cells.filter(compute.is_null(compute.struct_field(cells, "bytes")))
-        cells = compute.struct_field(cells, "path")
-    if kind.is_string(cells.type) or kind.is_large_string(cells.type):
-        yield from (name for name in cells.to_pylist() if name)
-
-
 def _row_hashes(dataset: datasets.Dataset, columns: Sequence[str]) -> list[str]:
     """Hash columns in chunks of fixed size, so that the storage layout does not matter."""
-    import pyarrow
+    import pyarrow  # type: ignore[import-untyped]
 
     # Training rows need no sensitive features.
     present = [column for column in columns if column in dataset.column_names]

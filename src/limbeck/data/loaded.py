@@ -72,24 +72,6 @@ def check_rows(splits: Mapping[str, Sized]) -> None:
         raise InputError(*(Problem(f"data ({split})", "no rows", rows, fix) for split in empty))
 
 
-def check_texts(splits: Mapping[str, datasets.Dataset], column: str) -> None:
-    """Raise an error if a row has no text.
-
-    Raises:
-        InputError: Texts are missing; the message has their number and first row in each split.
-    """
-    problems = []
-    for split, dataset in splits.items():
-        values = list(dataset[column])
-        wrong = [row for row, value in enumerate(values) if not isinstance(value, str)]
-        if wrong:
-            given = f"{values[wrong[0]]!r} in row {wrong[0]} ({len(wrong)} such rows)"
-            where = f"data.columns.text ({column!r} in {split})"
-            problems.append(Problem(where, given, "a text in every row"))
-    if problems:
-        raise InputError(*problems)
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Disable the progress bars of `datasets` if the output is not a terminal."""

@@ -5,41 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.data.augment import augment
+from limbeck.data.rows import Augmentation, Batch, RowLabels, Samples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from limbeck.data.label import Labels
     from limbeck.data.preprocess import Preprocess
-    from limbeck.data.spec import AugmentSpec
 
     Groups = dict[str, NDArray[np.str_]]
-
-Batch = dict[str, Tensor]
-UNLABELLED = -100
-"""The label of a row without one, as in torch and transformers."""
-
-
-class Samples(Protocol):
-    """The rows of a split, as tensors."""
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        ...
-
-    def batch(self, index: Tensor) -> dict[str, Tensor]:
-        """Return the inputs of some rows, by name."""
-        ...
-
-    def raw(self, row: int) -> dict[str, Any]:
-        """Return one row as stored, for display."""
-        ...
 
 
 class Split:
@@ -47,13 +27,13 @@ class Split:
 
     Args:
         samples: The rows' inputs.
-        labels: The rows' classes, int64 `[rows]`, or targets, float32 `[rows, targets]`.
-        augment: The augmentation of images; None for none.
-        fill_value: The fill value beyond an edge, `[channels]`; needed with `augment`.
+        labels: The rows' labels.
+        augmentation: The augmentation of batches; None for none.
         groups: The sensitive features of each row, by column, `[rows]` of names.
         weights: The weight of each row, float32 `[rows]`; None for equal weights.
 
     Attributes:
+        row_labels: The rows' labels.
         seed: The seed of the augmentation; see `set_seed`.
         epoch: The epoch of the batches; see `set_epoch`.
     """
@@ -61,30 +41,45 @@ class Split:
     def __init__(
         self,
         samples: Samples,
-        labels: Tensor,
+        labels: RowLabels,
         *,
-        augment: AugmentSpec | None = None,
-        fill_value: Tensor | None = None,
+        augmentation: Augmentation | None = None,
         groups: Mapping[str, NDArray[np.str_]] | None = None,
         weights: Tensor | None = None,
     ) -> None:
         self._samples = samples
-        self._fill_value = torch.zeros(1) if fill_value is None else fill_value
-        self.labels, self.weights = labels, weights
-        labelled = labels != UNLABELLED
-        self._labelled = None if labels.is_floating_point() or bool(labelled.all()) else labelled
-        self.augment = augment
+        self.row_labels = labels
+        self.weights = weights
+        self.augmentation = augmentation
         self.groups = dict(groups or {})
         self.seed = 0
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.row_labels)
+
+    @property
+    def labels(self) -> Tensor:
+        """Return the labels of all rows: classes int64 `[rows]`, or targets `[rows, targets]`.
+
+        Raises:
+            LimbeckError: They are no such tensor: masks and boxes are read batch by batch.
+        """
+        return self.row_labels.tensor
+
+    @property
+    def strata(self) -> Tensor:
+        """Return the stratum of each row, int64 `[rows]`: its class, or a bin; -100 without."""
+        return self.row_labels.strata
+
+    def class_counts(self, classes: int) -> list[int]:
+        """Count the labelled elements of each class: rows, pixels or boxes."""
+        return self.row_labels.class_counts(classes)
 
     @property
     def views(self) -> int | None:
         """Return the number of variants per row: 1 without augmentation, None if unlimited."""
-        return self.augment.views if self.augment else 1
+        return self.augmentation.views if self.augmentation else 1
 
     @property
     def view(self) -> int:
@@ -109,32 +104,25 @@ class Split:
         Returns:
             `image` float32 `[n, c, h, w]`, or `input_ids` and `attention_mask` int64
             `[n, longest]`, or `features` float32 `[n, width]`; and `labels`, `index`, `view`,
-            int64 `[n]`. Numeric targets are `labels` float32 `[n, targets]`. With weights, `weight`
-            float32 `[n]`; with rows without a label, `labelled` bool `[n]`.
+            int64 `[n]`. Numeric targets are `labels` float32 `[n, targets]`, masks int64
+            `[n, h, w]`. With weights, `weight` float32 `[n]`; with rows without a label, `labelled`
+            bool `[n]`.
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
-        batch = self._samples.batch(index)
-        if self.augment is not None:
-            batch["image"] = augment(
-                batch["image"],
-                index,
-                seed=self.seed,
-                view=self.view,
-                spec=self.augment,
-                fill_value=self._fill_value,
+        batch = {**self._samples.batch(index), **self.row_labels.batch(index)}
+        if self.augmentation is not None:
+            batch = self.augmentation(
+                batch, index, seed=self.seed, view=self.view, spatial=self.row_labels.spatial
             )
-        batch["labels"] = self.labels.index_select(0, index)
         if self.weights is not None:
             batch["weight"] = self.weights.index_select(0, index)
-        if self._labelled is not None:
-            batch["labelled"] = self._labelled.index_select(0, index)
         batch["index"] = index
         batch["view"] = torch.full_like(index, self.view)
         return batch
 
     def for_evaluation(self) -> Split:
         """Return the same rows without augmentation; nothing is copied."""
-        return Split(self._samples, self.labels, groups=self.groups, weights=self.weights)
+        return Split(self._samples, self.row_labels, groups=self.groups, weights=self.weights)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Iterate over all rows once, in order and without augmentation."""
@@ -143,7 +131,7 @@ class Split:
             yield plain.__getitems__(torch.arange(start, min(start + size, len(self))))
 
     def spread(self, count: int) -> list[int]:
-        """Select rows evenly over the split, including the longest and the shortest text.
+        """Select rows evenly over the split, including the longest and the shortest sample.
 
         Args:
             count: The maximum number of rows; at least two.
@@ -154,9 +142,8 @@ class Split:
         if len(self) <= count:
             return list(range(len(self)))
         extremes: set[int] = set()
-        if "attention_mask" in self._samples.batch(torch.tensor([0])):
-            counts = [batch["attention_mask"].sum(dim=1) for batch in self.batches(1024)]
-            lengths = torch.cat(counts)
+        lengths: Tensor | None = getattr(self._samples, "lengths", None)
+        if lengths is not None:
             extremes = {int(lengths.argmin()), int(lengths.argmax())}
         even = torch.linspace(0, len(self) - 1, count - len(extremes)).long().tolist()
         return sorted(extremes.union(even))
@@ -175,23 +162,34 @@ class Division:
 
     Attributes:
         rows: The source split and the row indices in it, by split.
-        labels: The class of each row, or its numeric targets, by source split.
+        labels: The labels of the source's splits.
         groups: The sensitive features of each row, by split and column, where there are any.
         weights: The weight of each row, by source split, where there are any.
     """
 
     rows: dict[str, tuple[str, NDArray[np.int64]]]
-    labels: Mapping[str, NDArray[np.int64] | NDArray[np.float32]]
+    labels: Labels
     groups: dict[str, Groups] = field(default_factory=dict)
     weights: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
-    def split(self, name: str, samples: Samples, **settings: Any) -> Split:
-        """Build a split of its samples, with their classes and sensitive features."""
+    def split(
+        self,
+        name: str,
+        samples: Samples,
+        preprocess: Preprocess,
+        *,
+        augmentation: Augmentation | None = None,
+    ) -> Split:
+        """Build a split of its samples, with their labels and sensitive features.
+
+        Raises:
+            InputError: A label does not fit its sample.
+        """
         source, rows = self.rows[name]
-        labels = torch.from_numpy(self.labels[source][rows])
+        labels = self.labels.of(source, rows, samples, preprocess)
         weights = torch.from_numpy(self.weights[source][rows]) if source in self.weights else None
         groups = self.groups.get(name, {})
-        return Split(samples, labels, groups=groups, weights=weights, **settings)
+        return Split(samples, labels, augmentation=augmentation, groups=groups, weights=weights)
 
 
 @dataclass(frozen=True)

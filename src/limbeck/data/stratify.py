@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from limbeck.core.random import random_bits
+from limbeck.data.label import UNLABELLED
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def choose(
         >>> np.bincount(labels[chosen]).tolist()
         [5, 5]
     """
+    from limbeck.core.random import random_bits  # imports torch
+
     rows = len(labels)
     order = np.lexsort((random_bits(seed, purpose, index=np.arange(rows)), labels))
     # Every (rows / count)-th row of the rows sorted by class: no class is off by more than one.
@@ -86,7 +88,7 @@ def split(
 
     Rows are stratified by their labels, which `by` names. The test rows are drawn first and do not
     depend on the validation share; then validation; then the limits are applied. Rows stay in the
-    source's order.
+    source's order. Rows of train without a label, -100, stay in train.
 
     Returns:
         The source split and row indices of each split; and notes for the report.
@@ -95,6 +97,8 @@ def split(
         InputError: A limit of `max_samples` leaves no row for some class.
     """
     rows = {name: (name, np.arange(len(values))) for name, values in labels.items()}
+    labelled = labels["train"] != UNLABELLED
+    rows["train"] = ("train", np.flatnonzero(labelled))
     notes: list[str] = []
     seed = spec.split_seed
     draws = (("test", spec.test, TEST), ("validation", spec.validation, VALIDATION))
@@ -126,6 +130,14 @@ def split(
             )
     if problems:
         raise InputError(*problems)
+    others = np.flatnonzero(~labelled)
+    if len(others):
+        own = np.sort(np.concatenate([rows["train"][1], others]))
+        rows["train"] = ("train", own)
+        notes.append(
+            f"{len(others):,} of {len(own):,} training rows have no label: only a teacher trains "
+            "them"
+        )
     return rows, tuple(notes)
 
 

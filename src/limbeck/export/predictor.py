@@ -89,6 +89,7 @@ class OnnxPredictor:
 
     Attributes:
         axes: The size of every axis of each input, or its name if it varies.
+        output_axes: The same of each output.
         outputs: The names of the outputs.
 
     Raises:
@@ -101,7 +102,8 @@ class OnnxPredictor:
         self._session = _session(path, threads)
         self._inputs = {value.name: _numpy_type(value.type) for value in self._session.get_inputs()}
         self.axes = {value.name: tuple(value.shape) for value in self._session.get_inputs()}
-        self.outputs = tuple(value.name for value in self._session.get_outputs())
+        self.output_axes = {value.name: tuple(value.shape) for value in self._session.get_outputs()}
+        self.outputs = tuple(self.output_axes)
 
     @property
     def inputs(self) -> tuple[str, ...]:

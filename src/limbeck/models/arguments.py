@@ -54,6 +54,7 @@ def check_names(
     required: Iterable[str] = (),
     *,
     where: str,
+    fitted: Collection[str] = FITTED,
 ) -> None:
     """Check for arguments that follow from the data, are not in a list, or are missing.
 
@@ -62,6 +63,7 @@ def check_names(
         allowed: The names allowed; None allows any.
         required: The names that must be given.
         where: The model in the recipe, for messages.
+        fitted: The names that follow from the data.
 
     Raises:
         InputError: Arguments are invalid; the message lists all, with the nearest allowed names.
@@ -72,14 +74,14 @@ def check_names(
         ...
         limbeck.errors.InputError: student.widht: got 4; allowed: width. did you mean "width"?
     """
-    known = sorted({*given, *required} if allowed is None else {*allowed} - FITTED)
-    free = {name: value for name, value in given.items() if name not in FITTED}
+    known = sorted({*given, *required} if allowed is None else {*allowed} - {*fitted})
+    free = {name: value for name, value in given.items() if name not in fitted}
     problems = key_problems(free, known, required, where=where)
     for name, value in given.items():
         place = f"{where}.{name}"
         if _is_absurd(value):
             problems.append(Problem(place, value, f"numbers of {LARGEST:,} at most in size"))
-        elif name in FITTED:
+        elif name in fitted:
             problems.append(
                 Problem(place, value, "nothing", "Remove it: it follows from the data.")
             )
@@ -101,8 +103,20 @@ def has_var_keyword(builder: Callable[..., Any]) -> bool:
     return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
-def check(builder: Callable[..., Any], given: Mapping[str, object], *, where: str) -> None:
+def check(
+    builder: Callable[..., Any],
+    given: Mapping[str, object],
+    *,
+    where: str,
+    fitted: Iterable[str] = (),
+) -> None:
     """Check arguments against a builder's signature; `**kwargs` accepts any name.
+
+    Args:
+        builder: The function or class that builds the model.
+        given: The arguments of the recipe.
+        where: The model in the recipe, for messages.
+        fitted: More names that follow from the data, such as the `window` of a series.
 
     Raises:
         InputError: Arguments are unknown, missing, or follow from the data: the message lists all.
@@ -114,16 +128,16 @@ def check(builder: Callable[..., Any], given: Mapping[str, object], *, where: st
         ...
         limbeck.errors.InputError: student.width: field required
     """
-    parameters = inspect.signature(builder).parameters
+    parameters, known = inspect.signature(builder).parameters, FITTED.union(fitted)
     required = [
         name
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty
         and parameter.kind in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}
-        and name not in FITTED
+        and name not in known
     ]
     allowed = None if has_var_keyword(builder) else parameters
-    check_names(given, allowed, required, where=where)
+    check_names(given, allowed, required, where=where, fitted=known)
 
 
 def call(builder: Callable[..., Any], arguments: Mapping[str, object], *, where: str) -> Any:

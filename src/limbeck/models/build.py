@@ -61,13 +61,10 @@ def build(
     spec: ModelSpec,
     *,
     classes: int,
-    channels: int | None = None,
-    vocab_size: int | None = None,
-    table_features: int | None = None,
     class_names: tuple[str, ...] = (),
     normalization: Normalization | None = None,
-    pad_token: int | None = None,
     notes: list[str] | None = None,
+    **sizes: int,
 ) -> nn.Module:
     """Build a model and load its weights, if the recipe has any.
 
@@ -77,16 +74,14 @@ def build(
     Args:
         spec: The `teacher` or `student` section of a recipe.
         classes: The number of logits.
-        channels: The number of image channels, if the data is images.
-        vocab_size: The vocabulary size, if the data is texts.
-        table_features: The number of features per row, if the data is a table.
         class_names: The class names of the data; the model's logits are reordered to them if
             `spec.class_names` states the model's own.
         normalization: The normalisation of the data's pixels; the model renormalises them if
             `spec.normalization` states another.
-        pad_token: The id of the padding token, if the data is texts.
         notes: A list that is extended by notes on tensors not loaded, or loaded in another
             precision.
+        sizes: The dimensions of the inputs, as the data's preprocessing states them
+            (`model_inputs`): `channels`, `vocab_size`, `table_features`, ...
 
     Raises:
         InputError: The name or an argument is unknown, or the weights do not fit.
@@ -97,7 +92,7 @@ def build(
         6274
     """
     source: Source = SOURCES.load(spec.source)
-    fit = Fit(classes, channels, vocab_size, table_features, class_names, normalization, pad_token)
+    fit = Fit(classes, sizes, class_names, normalization)
     changes, own = _adaptation(spec, fit)
     check_size(spec, own, source)
     with keeping_defaults():
@@ -132,19 +127,16 @@ def architecture(
     spec: ModelSpec,
     *,
     classes: int,
-    channels: int | None = None,
-    vocab_size: int | None = None,
-    table_features: int | None = None,
     class_names: tuple[str, ...] = (),
     normalization: Normalization | None = None,
-    pad_token: int | None = None,
+    **sizes: int,
 ) -> str:
     """Return the text of an architecture.py whose `build()` builds the module without limbeck.
 
     Raises:
         InputError: The name is unknown.
     """
-    fit = Fit(classes, channels, vocab_size, table_features, class_names, normalization, pad_token)
+    fit = Fit(classes, sizes, class_names, normalization)
     changes, own = _adaptation(spec, fit)
     return adapted_architecture(SOURCES.load(spec.source).architecture(spec, own), changes)
 

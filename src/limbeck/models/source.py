@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,31 +21,42 @@ class Fit:
 
     Attributes:
         classes: The number of logits.
-        channels: The number of image channels, if the data is images.
-        vocab_size: The vocabulary size, if the data is texts.
-        table_features: The number of features per row, if the data is a table.
+        sizes: The dimensions of the inputs by name, as the modality states them: the `channels` of
+            images, the `vocab_size` and `pad_token` of texts, the `table_features` of rows, the
+            `channels` and `window` of series.
         class_names: The class names of the data, in the order of its labels.
         normalization: The normalisation of the data's pixels, if the data is images.
-        pad_token: The id of the padding token, if the data is texts.
     """
 
     classes: int
-    channels: int | None = None
-    vocab_size: int | None = None
-    table_features: int | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     normalization: Normalization | None = None
-    pad_token: int | None = None
+
+    @property
+    def channels(self) -> int | None:
+        """Return the number of channels."""
+        return self.sizes.get("channels")
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Return the size of the vocabulary."""
+        return self.sizes.get("vocab_size")
+
+    @property
+    def pad_token(self) -> int | None:
+        """Return the id of the padding token."""
+        return self.sizes.get("pad_token")
 
     def dimensions(self) -> dict[str, int]:
         """Return the known dimensions, as arguments for a builder.
 
         Example:
-            >>> Fit(classes=10, channels=1).dimensions()
+            >>> Fit(classes=10, sizes={"channels": 1}).dimensions()
             {'classes': 10, 'channels': 1}
         """
-        names = ("classes", "channels", "vocab_size", "table_features")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        sizes = {name: size for name, size in self.sizes.items() if name != "pad_token"}
+        return {"classes": self.classes, **sizes}
 
 
 @dataclass(frozen=True)

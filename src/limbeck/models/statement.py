@@ -33,7 +33,7 @@ class Statement:
         vocab_size: The number of rows of the embedding table.
         max_length: The number of token positions of the model.
         pad: The id of the padding token.
-        columns: The columns of a table: `numeric` and `categorical`, as in preprocess.json.
+        preprocess: The content of the preprocess.json beside the weights.
     """
 
     origin: str = ""
@@ -45,7 +45,7 @@ class Statement:
     vocab_size: int | None = None
     max_length: int | None = None
     pad: int | None = None
-    columns: Mapping[str, Any] | None = None
+    preprocess: Mapping[str, Any] | None = None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -135,10 +135,9 @@ def of_student(folder: Path) -> Statement:
     """Read the preprocess.json of a student folder, which describes the data it was trained on."""
     path = folder / PREPROCESS
     content = read_json(path)
-    kind = content.get("kind")
-    if kind not in {"image", "text", "table"}:
+    if not isinstance(content.get("kind"), str):
         return Statement()
-    has_tokenizer = kind == "text" and (folder / "tokenizer.json").is_file()
+    has_tokenizer = "tokenizer" in content and (folder / "tokenizer.json").is_file()
     return Statement(
         origin=str(path),
         class_names=names_of(content.get("classes")),
@@ -148,7 +147,7 @@ def of_student(folder: Path) -> Statement:
         tokenizer=folder if has_tokenizer else None,
         vocab_size=if_type(content.get("vocab_size"), int),
         pad=if_type(content.get("pad"), int),
-        columns=content if kind == "table" else None,
+        preprocess=content,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from limbeck.compress.method import Change, apply
-from limbeck.data.preprocess import ImagePreprocess, Preprocess
+from limbeck.data.preprocess import Preprocess
 from limbeck.export.predictor import Predictions
 from limbeck.models.build import build
 from limbeck.models.spec import Normalization
@@ -31,10 +31,9 @@ _APART, _GENERATION = 1_000_003, 7_000_003
 
 
 def normalization_of_data(preprocess: Preprocess) -> Normalization | None:
-    """Return the channel statistics of images; None for other data."""
-    if not isinstance(preprocess, ImagePreprocess):
-        return None
-    return Normalization(mean=preprocess.mean, std=preprocess.std)
+    """Return the channel statistics by which the data is normalised; None if there are none."""
+    found = preprocess.statistics
+    return None if found is None else Normalization(mean=found.mean, std=found.std)
 
 
 @dataclass(frozen=True)

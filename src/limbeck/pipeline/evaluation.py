@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from limbeck.core import fingerprint
 from limbeck.core.files import read_json, write_json
 from limbeck.core.measurement import Result
-from limbeck.data.preprocess import TextPreprocess
 from limbeck.errors import InputError, LimbeckError
 from limbeck.evaluate.context import (
     Batch,
@@ -152,7 +151,7 @@ def build_context(candidate: Candidate, context: Context, *, limit: int) -> Eval
     if student is None:  # ensured by the chain check
         raise ValueError("an evaluation without a student")
     data, texts = context.data, None
-    if isinstance(data.preprocess, TextPreprocess):
+    if data.preprocess.raw_texts:
         raw = [data.test.raw(row)["text"] for row in range(len(data.test))]
         texts = TextInputs(raw=raw, encode=data.preprocess)
     normalization = None

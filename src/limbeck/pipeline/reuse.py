@@ -78,7 +78,7 @@ def key_of(
 ) -> str:
     """Compute the hash of all inputs of a stage."""
     recipe, data, student = context.recipe, context.data, context.recipe.student_spec
-    augment, made = data.train.augment, stage.made()
+    augmentation, made = data.train.augmentation, stage.made()
     models: list[tuple[str, ModelSpec]] = []
     if "teacher" in made:
         models = [("teacher", spec) for spec in recipe.teachers]
@@ -93,7 +93,7 @@ def key_of(
         "seed": context.seed,
         "data": data.facts.fingerprint,
         "preprocess": data.preprocess.fingerprint,
-        "augment": None if augment is None else augment.model_dump(mode="json"),
+        "augment": None if augmentation is None else augmentation.identity(),
         "task": recipe.task,
         "models": [inputs.model(spec, where) for where, spec in models],
         "before": candidate.key,

@@ -6,16 +6,12 @@ values are filled into the recipe, contradictions are refused, and missing state
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from limbeck.core.imports import require
-from limbeck.core.numbers import is_number, is_positive
-from limbeck.data.preprocess import ImagePreprocess, TablePreprocess, TextPreprocess
-from limbeck.errors import InputError, Problem, did_you_mean, gathering
+from limbeck.errors import Problem, did_you_mean, gathering
 from limbeck.models.build import states
 from limbeck.models.spec import ModelSpec, Normalization
 from limbeck.models.statement import Statement
@@ -23,21 +19,15 @@ from limbeck.pipeline.context import normalization_of_data
 from limbeck.pipeline.validate import model_located
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from limbeck.data.load import Data
+    from limbeck.data.settings import Section
     from limbeck.data.spec import DataSpec
     from limbeck.pipeline.recipe import Recipe
 
 GENERIC = re.compile(r"(label|class)?[ _-]*\d+", re.IGNORECASE)
 # Channel statistics that differ by less are equal up to rounding.
 ROUNDED = 5e-3
-# Columns whose mean is shifted by more standard deviations are scaled unlike in training.
-MOVED = 0.05
-TEXTS, SHOWN = 200, 12
-PADDED = 1024
-"""More embeddings without a token are no padding of the vocabulary to a round size."""
-PROBES = ("Hello, World!", "ÉCOLE naïve", "a\tb  c\n", "3,141.59 € #tag @you", "日本語 🙂", "")
+SHOWN = 12
 
 
 @dataclass
@@ -112,8 +102,6 @@ class _Comparison:
         target = normalization_of_data(self.data.preprocess)
         if target is not None:
             content["normalization"] = self.normalization(target) or self.spec.normalization
-        if not self.trained and isinstance(self.data.preprocess, ImagePreprocess):
-            self.size(self.data.preprocess)
         self.inputs()
         return self.spec.model_copy(update=content)
 
@@ -198,8 +186,7 @@ class _Comparison:
 
     def unknown_normalization(self, target: Normalization) -> None:
         """Check for unknown pixel normalisation: refuse it, or note it for a model in training."""
-        image = self.settings.image
-        if self.trained or (image and image.mean and image.std):
+        if self.trained or (self.section is not None and self.section.states_normalization):
             self.note(
                 "no file beside its weights states how its pixels were normalised; it is given "
                 f"the data's {_text(target)}."
@@ -213,85 +200,20 @@ class _Comparison:
             f"trained with what was measured on this data: {_text(target)}.",
         )
 
-    def size(self, prepare: ImagePreprocess) -> None:
-        found, stated = self.found, bool(self.settings.image and self.settings.image.size)
-        own, size = found.size, f"{prepare.size[0]} x {prepare.size[1]}"
-        if own is not None and own != prepare.size:
-            if stated:
-                self.note(
-                    f"it was trained on images of {own[0]} x {own[1]} ({found.origin}); "
-                    f"data.image.size makes them {size}."
-                )
-            else:
-                self.refuse(
-                    self.where,
-                    f"images of {size}",
-                    f"{own[0]} x {own[1]}, on which the model was trained ({found.origin})",
-                    f"Set data.image.size: {own[0]}; or data.image.size: {prepare.size[0]}, to "
-                    "keep the size of the data.",
-                )
-        if stated and found.interpolation and found.interpolation != prepare.resample:
-            self.note(
-                f"its images were resized with {found.interpolation} interpolation "
-                f"({found.origin}), the data's with {prepare.resample}."
-            )
+    @property
+    def section(self) -> Section | None:
+        """Return the modality's settings in the recipe, if it gives any."""
+        return self.settings.section
+
+    def texts(self, count: int) -> list[str]:
+        """Return the first training rows, as texts."""
+        train = self.data.train
+        return [str(train.raw(row)["text"]) for row in range(min(count, len(train)))]
 
     def inputs(self) -> None:
-        prepare = self.data.preprocess
-        if isinstance(prepare, TextPreprocess):
-            with gathering(self.checks.problems):
-                self.tokens(prepare)
-        elif isinstance(prepare, TablePreprocess) and self.found.columns is not None:
-            self.columns(prepare, self.found.columns)
-
-    def tokens(self, prepare: TextPreprocess) -> None:
-        found, place = self.found, "data.text.tokenizer"
-        if found.max_length is not None and prepare.max_length > found.max_length:
-            allowed = f"at most {found.max_length}, the positions of {self.where} ({found.origin})"
-            self.refuse("data.text.max_length", prepare.max_length, allowed)
-        if found.tokenizer is None:
-            sizes = (
-                f"; it has {found.vocab_size} token embeddings, the data's tokenizer has "
-                f"{prepare.vocab_size} tokens."
-            )
-            text = "there is no tokenizer beside its weights to compare the data's with"
-            self.note(text + (sizes if found.vocab_size else "."))
-            return
-        rows = range(min(TEXTS, len(self.data.train)))
-        texts = [str(self.data.train.raw(row)["text"]) for row in rows]
-        own = _tokenizer(found.tokenizer, self.where)
-        difference = tokenizers_differ(own, prepare.tokenizer, [*texts, *PROBES])
-        if difference:
-            allowed = f"the tokenizer that {self.where} was trained with ({found.tokenizer})"
-            self.refuse(place, difference, allowed, f"Set data.text.tokenizer: {found.tokenizer}")
-        elif found.pad is not None and found.pad != prepare.pad:
-            allowed = f"token {found.pad}, the pad_token_id of {self.where} ({found.origin})"
-            fix = "Let the padding token of the tokenizer and pad_token_id of config.json agree."
-            self.refuse(place, f"padding with token {prepare.pad}", allowed, fix)
-        elif found.vocab_size and found.vocab_size - prepare.vocab_size > PADDED:
-            self.note(
-                f"it has {found.vocab_size:,} token embeddings, and the tokenizer beside its "
-                f"weights {prepare.vocab_size:,} tokens: check that they belong together."
-            )
-
-    def columns(self, prepare: TablePreprocess, content: Mapping[str, Any]) -> None:
-        allowed = f"as {self.where} was trained ({self.found.origin})"
-        own, target = list(_described(content)), list(_described(asdict(prepare)))
-        names = [[str(one.get("name")) for one in columns] for columns in (own, target)]
-        if names[0] != names[1]:
-            self.refuse("data.table", _list(names[1]), f"{_list(names[0])}, {allowed}")
-            return
-        for trained, column in zip(own, target, strict=True):
-            for key in ("values", "flag"):
-                expected, value = _plain(trained.get(key)), _plain(column.get(key))
-                if expected != value:
-                    given = f"{column['name']} with {key} {value}"
-                    self.refuse("data.table", given, f"{expected}, {allowed}")
-            if "mean" in column and _moved(trained, column):
-                mean, std = f"{column['mean']:.4g}", f"{column['std']:.4g}"
-                given = f"{column['name']} with mean {mean} and std {std}"
-                expected = f"mean {trained.get('mean')} and std {trained.get('std')}, {allowed}"
-                self.refuse("data.table", given, expected)
+        """Compare the preprocessing with what the model's files state."""
+        with gathering(self.checks.problems):
+            self.data.preprocess.compare(self)
 
 
 def _check_student(spec: ModelSpec, data: Data, settings: DataSpec, checks: ModelChecks) -> None:
@@ -350,81 +272,6 @@ def _keys(name: str) -> set[str]:
 
 def _generic(names: Sequence[str]) -> bool:
     return all(GENERIC.fullmatch(name) for name in names)
-
-
-def _tokenizer(folder: Path, where: str) -> str:
-    """Load the tokenizer beside a model's weights, as the text of a tokenizer.json.
-
-    Raises:
-        InputError: The tokenizer cannot be read.
-    """
-    file = folder / "tokenizer.json"
-    try:
-        if file.is_file():
-            tokenizer = require("tokenizers", extra="text").Tokenizer.from_file(str(file))
-        else:
-            auto = require("transformers", extra="text").AutoTokenizer
-            settings = {"local_files_only": True, "trust_remote_code": False}
-            tokenizer = auto.from_pretrained(str(folder), **settings).backend_tokenizer
-    # The libraries raise errors of many types for malformed files.
-    except Exception as error:
-        allowed = "files that transformers reads as a tokenizer"
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(Problem(where, str(folder), allowed, reason)) from error
-    text: str = tokenizer.to_str()
-    return text
-
-
-def tokenizers_differ(own: str, data: str, texts: Sequence[str]) -> str:
-    """Describe how two tokenizers differ, as texts of tokenizer.json; empty if they do not."""
-    if _without_cutting(own) == _without_cutting(data):
-        return ""
-    library = require("tokenizers", extra="text").Tokenizer
-    pair = [library.from_str(text) for text in (own, data)]
-    for one in pair:
-        one.no_padding()
-        one.no_truncation()
-    model_tokens, data_tokens = (one.get_vocab(with_added_tokens=True) for one in pair)
-    # Tokens that only the model has never occur in its input.
-    moved = [name for name, number in data_tokens.items() if model_tokens.get(name) != number]
-    if moved:
-        first = min(moved, key=data_tokens.__getitem__)
-        number = model_tokens.get(first)
-        other = "lacks it" if number is None else f"has it as {number}"
-        return (
-            f"a vocabulary in which {len(moved)} of {len(data_tokens)} tokens have other numbers: "
-            f"{first!r} is {data_tokens[first]}, the model's {other}"
-        )
-    encoded = [one.encode_batch(list(texts)) for one in pair]
-    for text, by_model, by_data in zip(texts, *encoded, strict=True):
-        if by_model.ids != by_data.ids:
-            cut = text if len(text) <= 40 else text[:37] + "..."
-            tokens, expected = by_data.tokens[:SHOWN], by_model.tokens[:SHOWN]
-            return f"{cut!r} becomes {tokens}, by the model's {expected}"
-    return ""
-
-
-def _without_cutting(text: str) -> dict[str, Any]:
-    content = json.loads(text)
-    return {key: value for key, value in content.items() if key not in {"truncation", "padding"}}
-
-
-def _described(content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for part in ("numeric", "categorical"):
-        columns = content.get(part)
-        if isinstance(columns, list | tuple):
-            yield from (one for one in columns if isinstance(one, Mapping))
-
-
-def _moved(own: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
-    mean, std = own.get("mean"), own.get("std")
-    if not is_number(mean) or not is_positive(std):
-        return True
-    return abs(mean - data["mean"]) / std > MOVED or abs(data["std"] / std - 1) > MOVED
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _close(one: Normalization, other: Normalization, tolerance: float) -> bool:

@@ -13,8 +13,6 @@ import numpy as np
 from limbeck.compress.changes import CHANGES
 from limbeck.compress.method import Change
 from limbeck.core.files import replacing, write_text
-from limbeck.data.preprocess import ImagePreprocess, TextPreprocess
-from limbeck.data.tokenizers import folder_of
 from limbeck.errors import InputError, Problem
 from limbeck.export.huggingface import image_processor, make_tokenizer, to_folder
 from limbeck.export.invariance import compare
@@ -100,7 +98,7 @@ def check_code(model: nn.Module, context: Context, folder: Path, *, where: str) 
     batch = rows.__getitems__(rows.spread(ROWS))
     inputs = {name: batch[name].numpy() for name in context.task.inputs}
     [expected, *_] = TorchPredictor(model.cpu(), context.task).predict(inputs).values()
-    code = loading_code(context.task.name)
+    code = loading_code(context.task.name, context.data.facts.modality)
     check_standalone(folder, code, inputs, expected, where=where)
 
 
@@ -126,23 +124,6 @@ print(classify({example}))
 
 `model.onnx` is the exported file in the layout of optimum: `{ort}.from_pretrained(".")`.
 """
-LOADING = {
-    "text": """
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(".")
-model = AutoModelForSequenceClassification.from_pretrained(".").eval()
-inputs = tokenizer(list(texts), truncation=True, padding=True, return_tensors="pt")
-outputs = model(**inputs)
-""",
-    "image": """
-import torch
-from transformers import AutoModelForImageClassification
-
-model = AutoModelForImageClassification.from_pretrained(".").eval()
-outputs = model(pixel_values=torch.from_numpy(image))
-""",
-}
 
 
 def write_folder(model: nn.Module, context: Context, folder: Path) -> None:
@@ -152,40 +133,37 @@ def write_folder(model: nn.Module, context: Context, folder: Path) -> None:
         InputError: transformers cannot load it, or its predictions differ.
     """
     prepare, rows = context.data.preprocess, context.data.validation
-    text = isinstance(prepare, TextPreprocess)
-    processor = None
-    if isinstance(prepare, ImagePreprocess):
-        processor = image_processor(
-            size=prepare.size,
-            channels=prepare.channels,
-            mean=prepare.mean,
-            std=prepare.std,
-            resample=prepare.resample,
+    form = prepare.huggingface
+    if form is None:
+        given = f"data of the kind {prepare.kind}"
+        raise InputError(
+            Problem("export.format", given, "data that a pipeline of transformers reads")
         )
+    arguments = prepare.image_processor()
     to_folder(
         model,
         folder,
         classes=context.data.classes,
         tokenizer=_tokenizer(context),
-        image_processor=processor,
+        image_processor=None if arguments is None else image_processor(**arguments),
         onnx=context.folder / "model.onnx",
         readme=README.format(
             name=f"{context.recipe.name}-student",
-            pipeline="text-classification" if text else "image-classification",
+            pipeline=form.pipeline,
             classes=", ".join(context.data.classes),
-            settings=", truncation=True" if text else "",
-            example=repr("a warm and funny film" if text else "image.png"),
-            ort=f"ORTModelFor{'SequenceClassification' if text else 'ImageClassification'}",
+            settings=form.arguments,
+            example=form.example,
+            ort=f"ORTModelFor{form.model}",
         ),
     )
     prepare.save(folder)
     numbers = rows.spread(ROWS)
     batch = rows.__getitems__(numbers)
     expected = TorchPredictor(model, context.task).predict(batch)["logits"]
-    inputs = {"image": batch["image"].numpy()} if "image" in batch else {}
-    if text:
-        inputs = {"texts": np.array(_texts(context, numbers))}
-    check_standalone(folder, LOADING[prepare.kind], inputs, expected, where="student/huggingface")
+    inputs = {name: batch[name].numpy() for name in context.task.inputs}
+    if form.raw:
+        inputs = {form.raw: np.array(_texts(context, numbers))}
+    check_standalone(folder, form.code, inputs, expected, where="student/huggingface")
 
 
 def try_folder(model: nn.Module, context: Context, *, where: str) -> None:
@@ -220,15 +198,14 @@ def try_folder(model: nn.Module, context: Context, *, where: str) -> None:
 
 
 def _tokenizer(context: Context) -> Any:
-    prepare = context.data.preprocess
-    if not isinstance(prepare, TextPreprocess):
+    tokenization, section = context.data.preprocess.tokenization, context.recipe.data.section
+    if tokenization is None:
         return None
-    stated = context.recipe.data.text.tokenizer if context.recipe.data.text else None
     return make_tokenizer(
-        prepare.tokenizer,
-        max_length=prepare.max_length,
+        tokenization.text,
+        max_length=tokenization.max_length,
         inputs=list(context.task.inputs),
-        beside=folder_of(stated) if isinstance(stated, str) else None,
+        beside=None if section is None else section.tokenizer_folder,
         samples=_texts(context, context.data.validation.spread(SAMPLES)),
     )
 

@@ -18,7 +18,7 @@ from limbeck.teachers import CachedTeacher, EnsembleTeacher, FrozenTeacher, Teac
 
 if TYPE_CHECKING:
     from limbeck.models.spec import ModelSpec
-    from limbeck.tasks import Batch, Task
+    from limbeck.tasks import Batch, Kind, Task
 
 FILE = "model.safetensors"
 
@@ -36,20 +36,26 @@ class EnsembleModule(nn.Module):
         self.members = nn.ModuleList(members)
         self._task = task
 
-    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
-        """Compute the logarithm of the members' mean probability, or their mean value."""
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor | dict[str, Tensor]:
+        """Compute the members' mean of every output: a tensor, or several by name."""
         batch: Batch = dict(zip(self._task.inputs, inputs, strict=False)) | named
-        # Not the task's outputs, which an export of this module scales to the targets' units.
-        responses = [self._task.respond(member, batch) for member in self.members]
-        outputs = [one.primary.values for one in responses if one.primary.values is not None]
-        [kind, *_] = self._task.kinds.values()
-        if kind == "binary":
-            return torch.logit(torch.stack([one.sigmoid() for one in outputs]).mean(0), eps=1e-7)
-        if kind != "categorical":
-            return torch.stack(outputs).mean(0)
-        mean = torch.stack([one.softmax(-1) for one in outputs]).mean(0)
-        # Far below float32's resolution of a probability, far above where its logarithm overflows.
-        return mean.clamp(min=1e-30).log()
+        members = [self._task.raw_outputs(member, batch) for member in self.members]
+        means = {
+            name: _mean([one[name] for one in members], kind)
+            for name, kind in self._task.kinds.items()
+        }
+        return means if len(means) > 1 else next(iter(means.values()))
+
+
+def _mean(outputs: Sequence[Tensor], kind: Kind) -> Tensor:
+    """Compute the logarithm or the logit of the mean probability, or the mean value."""
+    if kind == "binary":
+        return torch.logit(torch.stack([one.sigmoid() for one in outputs]).mean(0), eps=1e-7)
+    if kind != "categorical":
+        return torch.stack(list(outputs)).mean(0)
+    mean = torch.stack([one.softmax(1) for one in outputs]).mean(0)
+    # Far below float32's resolution of a probability, far above where its logarithm overflows.
+    return mean.clamp(min=1e-30).log()
 
 
 def member_files(count: int) -> tuple[str, ...]:

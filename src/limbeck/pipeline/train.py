@@ -79,7 +79,7 @@ def _rows(context: Context, settings: Training) -> tuple[list[int], list[int]]:
         for batch in (max(batches, key=len), min(batches, key=len))
     ]
     count = len(shares[0])
-    labels = train.labels.tolist() if is_classifier(context.task) else []
+    labels = train.strata.tolist() if is_classifier(context.task) else []
     firsts = {label: row for row, label in reversed([*enumerate(labels)])}
     # A row of each class, the longest and the shortest text, then others to fill the batch.
     chosen = [*sorted(firsts.values())[: count // 2], *train.spread(max(2, count // 4)), *shares[0]]
@@ -189,10 +189,9 @@ def train(
 
 def training_set(context: Context) -> TrainingSet:
     """Return the training set's description, for terms that need it."""
-    labels, classes = context.data.train.labels, len(context.task.classes)
-    known = labels[labels >= 0] if is_classifier(context.task) else None
-    counts = [] if known is None else known.bincount(minlength=classes).tolist()
-    return TrainingSet(samples=len(labels), class_counts=tuple(counts))
+    train, classes = context.data.train, len(context.task.classes)
+    counts = train.class_counts(classes) if classes else []
+    return TrainingSet(samples=len(train), class_counts=tuple(counts))
 
 
 def training_of(settings: Training) -> Training:

@@ -28,7 +28,7 @@ def render_card(result: RunResult, *, usage: str | None = None, licence: str = "
     sections = [
         _front_matter(result, licence),
         f"# {plain(result.name)}\n\n{verdict.sentence(result)}\n\n{_description(result)}",
-        f"## Usage\n\n{(usage or default_usage(result.task)).strip()}\n\n"
+        f"## Usage\n\n{(usage or default_usage(result.task, result.data.modality)).strip()}\n\n"
         f"{kind} in the order of the outputs: {plain(', '.join(names))}.",
         f"## Results\n\n{_results(result)}",
         f"## Budget\n\n{_budget(result)}",

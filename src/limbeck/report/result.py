@@ -18,6 +18,7 @@ Role = Literal["teacher", "student", "baseline"]
 class DataFacts(Result):
     """The data of a run, and its splits."""
 
+    modality: str
     source: str
     name: str
     licence: str

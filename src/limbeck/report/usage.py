@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from limbeck.data.columns import NO_NUMBER
+from limbeck.data.modality import MODALITIES
 from limbeck.report.template import render
 
 
-def usage(task: str) -> str:
+def usage(task: str, modality: str) -> str:
     """Return the snippets of a task as Markdown: limbeck's command, the ONNX file, the weights.
 
+    Args:
+        task: The task's name.
+        modality: The modality of its data; its file states how an input is prepared.
+
     Example:
-        >>> "tokenizer.json" in usage("text_classification")
+        >>> "tokenizer.json" in usage("text_classification", "text")
         True
     """
-    kind, missing = task.split("_")[0], sorted(NO_NUMBER)
     real, several = task.endswith("_regression"), task.endswith("_multilabel")
-    content = {"kind": kind, "real": real, "several": several, "missing": missing}
-    return render("usage.md.jinja", **content).strip()
+    code = MODALITIES.load(modality).usage
+    return render("usage.md.jinja", code=code, real=real, several=several).strip()
 
 
-def loading_code(task: str) -> str:
+def loading_code(task: str, modality: str) -> str:
     """Return the code of the card that builds the model from its weights and predicts with it.
 
     It expects the prepared inputs under the names of the first snippet, and defines `logits` or
     `outputs`.
 
     Example:
-        >>> "load_model" in loading_code("image_classification")
+        >>> "load_model" in loading_code("image_classification", "image")
         True
     """
-    return usage(task).split("```python\n")[-1].split("```")[0]
+    return usage(task, modality).split("```python\n")[-1].split("```")[0]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from limbeck.data.images import FORMATS
-from limbeck.data.preprocess import require_columns
+from limbeck.data.preprocess import Named, parse_record, require_columns
 from limbeck.data.sources import csv, parquet
 from limbeck.errors import InputError, Problem, gathering
 
@@ -22,11 +20,6 @@ if TYPE_CHECKING:
 STANDARD_INPUT = "-"
 LINES = (".txt", ".jsonl")
 TABLES = (*csv.SUFFIXES, *parquet.SUFFIXES)
-SHOWN = 40
-"""The most characters of a text in a message's place."""
-
-Named = tuple[str, Any]
-"""The name of an input in messages, and the input."""
 
 
 @dataclass(frozen=True)
@@ -73,42 +66,15 @@ def find_inputs(names: Sequence[str], prepare: Preprocess, *, column: str = "") 
 
 
 def _find(name: str, prepare: Preprocess, column: str) -> Iterable[Named]:
-    path, kind = Path(name), prepare.kind
     if name == STANDARD_INPUT:
         lines = _lines(sys.stdin.buffer, "standard input")
-        return ((where, _record(line) if kind == "table" else line) for where, line in lines)
+        return ((where, prepare.of_line(line)) for where, line in lines)
     if name.lower().endswith((*TABLES, *LINES)):
+        path = Path(name)
         if not os.path.isfile(path):
             raise InputError(Problem(name, "no such file", "a file that exists"))
         return _of_file(path, prepare, column)
-    if kind == "image":
-        return [(str(one), str(one)) for one in _images(path)]
-    if kind == "text":
-        if os.path.exists(name):
-            allowed = f"a text, or a file that ends in {', '.join((*LINES, *TABLES))}"
-            fix = "To predict the name itself, write it to standard input: -."
-            raise InputError(Problem(name, "a file or a folder", allowed, fix))
-        return [(name if len(name) <= SHOWN else f"{name[:SHOWN]}...", name)]
-    if name.lstrip().startswith("{"):
-        return [("row", _record(name))]
-    endings = ", ".join((*TABLES, ".jsonl"))
-    allowed = f"a row as a JSON object, a file that ends in {endings}, or - for standard input"
-    raise InputError(Problem("INPUTS", name, allowed))
-
-
-def _images(path: Path) -> list[Path]:
-    """Return the image itself, or all images of a folder and its subfolders."""
-    if os.path.isfile(path):
-        return [path]
-    if not os.path.isdir(path):
-        raise InputError(Problem(str(path), "no such file", "an image, or a folder of images"))
-    from PIL import Image
-
-    known = {end for end, kind in Image.registered_extensions().items() if kind in FORMATS}
-    found = sorted(one for one in path.rglob("*") if one.suffix.lower() in known and one.is_file())
-    if not found:
-        raise InputError(Problem(str(path), "no image in it", "a folder of images"))
-    return found
+    return prepare.named(name, row_files=(*LINES, *TABLES))
 
 
 def _of_file(path: Path, prepare: Preprocess, column: str) -> Iterator[Named]:
@@ -120,16 +86,7 @@ def _of_file(path: Path, prepare: Preprocess, column: str) -> Iterator[Named]:
         raise InputError(Problem(str(path), "no rows", "at least one row"))
     if isinstance(first[1], Mapping):
         require_columns(first[1], prepare.columns or (column,), where=str(path))
-    for_row = chain([first], rows)
-    if prepare.columns:
-        return for_row
-    return ((where, _cell(row, column, path.parent, prepare)) for where, row in for_row)
-
-
-def _cell(row: Any, column: str, folder: Path, prepare: Preprocess) -> Any:
-    """Return a row's image or text; a relative path of an image starts at the file's folder."""
-    value = row.get(column) if isinstance(row, Mapping) else row
-    return str(folder / value) if prepare.kind == "image" and isinstance(value, str) else value
+    return prepare.of_rows(chain([first], rows), path.parent, column)
 
 
 def _texts(path: Path) -> Iterator[Named]:
@@ -140,7 +97,7 @@ def _texts(path: Path) -> Iterator[Named]:
 def _rows(path: Path) -> Iterator[Named]:
     """Read the rows of a table in chunks."""
     if path.suffix.lower() == ".jsonl":
-        yield from ((where, _record(line)) for where, line in _texts(path))
+        yield from ((where, parse_record(line)) for where, line in _texts(path))
         return
     reader = parquet if path.suffix.lower() in parquet.SUFFIXES else csv
     number = 0
@@ -172,11 +129,3 @@ def _lines(file: BinaryIO, where: str) -> Iterator[tuple[str, str]]:
             raise InputError(Problem(place, str(error), "text in UTF-8")) from error
         if text.strip():
             yield place, text
-
-
-def _record(line: str) -> Any:
-    """Parse JSON; return other text unchanged, which is no row and raises when it is used."""
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return line

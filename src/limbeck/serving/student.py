@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -14,6 +13,7 @@ from limbeck.data.images import without_torch
 from limbeck.data.preprocess import FILE, Preprocess, load, require_columns
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export.predictor import OnnxPredictor
+from limbeck.serving.predictions import Prediction, Result, Values, form_of
 
 if TYPE_CHECKING:
     import os
@@ -21,37 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODEL = "model.onnx"
-LOGITS, VALUES = "logits", "values"
 BATCH_SIZE = 32
 MOST_PROBLEMS = 20
 """The most problems that one error lists."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction of one input.
-
-    Attributes:
-        label: The name of the most probable class.
-        probability: Its probability.
-        probabilities: The probability of every class, by name, in the order of the outputs.
-    """
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Values:
-    """The predicted values of one input, of a regression or of independent labels.
-
-    Attributes:
-        values: The value of every target, or the probability of every label, by name, in the order
-            of the outputs.
-    """
-
-    values: dict[str, float]
 
 
 class Student:
@@ -74,23 +46,21 @@ class Student:
         self.classes = self.preprocess.classes
         self.targets = tuple(target.name for target in self.preprocess.targets)
         self._predictor = OnnxPredictor(folder / MODEL, threads=threads)
-        real = self.targets and VALUES in self._predictor.outputs
-        self._output = VALUES if real else LOGITS
-        if self._output not in self._predictor.outputs:
-            given = f"outputs {', '.join(self._predictor.outputs)}"
-            raise InputError(Problem(str(folder / MODEL), given, f"an output {self._output}"))
+        where = str(folder / MODEL)
+        self._form = form_of(self._predictor.output_axes, self.preprocess, where=where)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the names of a prediction's columns in a table, those of `Result.row`."""
+        return tuple(self._form.columns(self.preprocess))
 
     @overload
     def predict(
         self, inputs: list[Any] | tuple[Any, ...], *, batch_size: int = ...
-    ) -> list[Prediction] | list[Values]: ...
+    ) -> list[Any]: ...
     @overload
-    def predict(
-        self, inputs: object, *, batch_size: int = ...
-    ) -> Prediction | Values | list[Prediction] | list[Values]: ...
-    def predict(
-        self, inputs: object, *, batch_size: int = BATCH_SIZE
-    ) -> Prediction | Values | list[Prediction] | list[Values]:
+    def predict(self, inputs: object, *, batch_size: int = ...) -> Any: ...
+    def predict(self, inputs: object, *, batch_size: int = BATCH_SIZE) -> Any:
         """Predict raw inputs, with the preprocessing of the training.
 
         Args:
@@ -101,28 +71,33 @@ class Student:
             batch_size: The number of inputs that the model runs at once.
 
         Returns:
-            One `Prediction` for one input, a list of them for a batch; `Values` of a regression.
+            One result for one input, a list of them for a batch: a `Prediction` of a class, the
+            `Values` of a regression or of independent labels, a `Segmentation`, or a `Forecast`, as
+            in `limbeck.serving.predictions`.
 
         Raises:
             InputError: Inputs are missing or invalid; the message lists up to 20 problems.
             LimbeckError: A prediction is NaN.
         """
         single = self._is_single(inputs)
-        found: list[Any] = [self._named(row) for row in self._rows(inputs, batch_size)]
+        found = list(self._results(inputs, batch_size))
         return found[0] if single else found
 
     def predict_proba(self, inputs: object, *, batch_size: int = BATCH_SIZE) -> NDArray[np.float64]:
         """Predict the class probabilities of inputs: `[n, classes]`, also for one input.
 
-        The arguments and errors are those of `predict`; columns are in the order of `classes`, or
-        the values of `targets`.
+        The arguments are those of `predict`; columns are in the order of `classes`, or the values
+        of `targets`.
+
+        Raises:
+            InputError: As for `predict`, or the student predicts several elements per input.
         """
-        rows = list(self._rows(inputs, batch_size))
+        rows = [_numbers(one) for one in self._results(inputs, batch_size)]
         return np.stack(rows) if rows else np.empty((0, len(self.classes or self.targets)))
 
     def stream(
         self, inputs: Iterable[tuple[str, object]], *, batch_size: int = BATCH_SIZE
-    ) -> Iterator[Prediction | Values | InputError]:
+    ) -> Iterator[Result | InputError]:
         """Predict inputs in batches, in bounded memory; yield an error for each invalid one.
 
         Args:
@@ -132,25 +107,6 @@ class Student:
         Yields:
             For each input in order its prediction, or the error that names it.
         """
-        for found in self._stream(inputs, batch_size):
-            yield found if isinstance(found, InputError) else self._named(found)
-
-    def _rows(self, inputs: object, batch_size: int) -> Iterator[NDArray[np.float64]]:
-        """Yield the probabilities of each input; raise all problems at the end."""
-        problems: list[Problem] = []
-        for found in self._stream(self._samples(inputs), batch_size):
-            if not isinstance(found, InputError):
-                yield found
-                continue
-            problems += found.problems
-            if len(problems) >= MOST_PROBLEMS:
-                break
-        if problems:
-            raise InputError(*problems[:MOST_PROBLEMS])
-
-    def _stream(
-        self, inputs: Iterable[tuple[str, object]], batch_size: int
-    ) -> Iterator[NDArray[np.float64] | InputError]:
         if batch_size < 1:
             raise InputError(Problem("batch_size", batch_size, "a whole number above 0"))
         remaining = iter(inputs)
@@ -162,36 +118,32 @@ class Student:
                     valid.append(self.preprocess.read(value, where=where))
                 except InputError as error:
                     errors[number] = error
-            rows = iter(self._outputs(valid) if valid else ())
+            found = iter(self._read(valid) if valid else ())
             for number in range(len(chunk)):
-                yield errors[number] if number in errors else next(rows)
+                yield errors[number] if number in errors else next(found)
 
-    def _outputs(self, samples: list[Any]) -> NDArray[np.float64]:
+    def _results(self, inputs: object, batch_size: int) -> Iterator[Result]:
+        """Yield the prediction of each input; raise all problems at the end."""
+        problems: list[Problem] = []
+        for found in self.stream(self._samples(inputs), batch_size=batch_size):
+            if not isinstance(found, InputError):
+                yield found
+                continue
+            problems += found.problems
+            if len(problems) >= MOST_PROBLEMS:
+                break
+        if problems:
+            raise InputError(*problems[:MOST_PROBLEMS])
+
+    def _read(self, samples: list[Any]) -> Sequence[Result]:
         inputs: Mapping[str, NDArray[Any]] = self.preprocess(samples)
         if len(names := self._predictor.inputs) == len(inputs) == 1:
             # The file of a Hugging Face folder names its input as transformers does.
             inputs = dict(zip(names, inputs.values(), strict=True))
-        logits: NDArray[np.float64] = self._predictor.predict(inputs)[self._output].astype(
-            np.float64
-        )
-        outputs, kind = self.classes or self.targets, "classes" if self.classes else "targets"
-        if logits.shape[1:] != (len(outputs),):
-            allowed = f"one output for each of the {len(outputs)} {kind} of {FILE}"
-            given = f"outputs of shape {list(logits.shape)}"
-            raise InputError(Problem(str(self.folder / MODEL), given, allowed))
-        if np.isnan(logits).any():
+        values = self._predictor.predict(inputs)[self._form.output]
+        if np.isnan(values).any():
             raise LimbeckError(f"{self.folder / MODEL}: a prediction is NaN")
-        if self.targets:
-            return logits if self._output == VALUES else 1 / (1 + np.exp(-logits))
-        exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exponents / exponents.sum(axis=1, keepdims=True)
-
-    def _named(self, row: NDArray[np.float64]) -> Prediction | Values:
-        if self.targets:
-            return Values(dict(zip(self.targets, row.tolist(), strict=True)))
-        values = dict(zip(self.classes, row.tolist(), strict=True))
-        label = self.classes[int(row.argmax())]
-        return Prediction(label, values[label], values)
+        return self._form.read(values, self.preprocess)
 
     def _is_single(self, inputs: object) -> bool:
         if isinstance(inputs, str | bytes | Path | Mapping):
@@ -209,6 +161,15 @@ class Student:
             require_columns(inputs.columns, self.preprocess.columns, where="inputs")
             inputs = inputs.astype(object).where(inputs.notna(), None).to_dict("records")
         return ((f"inputs[{number}]", value) for number, value in enumerate(inputs))
+
+
+def _numbers(result: Result) -> NDArray[np.float64]:
+    if isinstance(result, Prediction):
+        return np.array(list(result.probabilities.values()))
+    if isinstance(result, Values):
+        return np.array(list(result.values.values()))
+    allowed = "a student with one prediction per input"
+    raise InputError(Problem("predict_proba", type(result).__name__, allowed, "Use predict."))
 
 
 def load_student(folder: str | os.PathLike[str], *, threads: int | None = None) -> Student:

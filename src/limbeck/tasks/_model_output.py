@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -69,6 +70,72 @@ def run(
         )
     allowed = "one tensor [n, classes], or a field named logits"
     raise InputError(Problem("model.output", _described(returned), allowed, fix))
+
+
+def run_map(
+    model: nn.Module, inputs: Mapping[str, Tensor], *, classes: int
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run a model and return its map of logits `[n, classes, h, w]`, and its auxiliary heads.
+
+    In a mapping, dataclass or named tuple, `logits` or `out` is used, else the only tensor of that
+    many classes; fields whose name begins with `aux` are auxiliary heads.
+
+    Raises:
+        InputError: No output, or more than one, can be the map of logits.
+
+    Example:
+        >>> import torch
+        >>> class Net(nn.Module):
+        ...     def forward(self, x):
+        ...         return {"out": x[:, :2], "aux": x[:, 1:]}
+        >>> run_map(Net(), {"image": torch.zeros(1, 3, 4, 5)}, classes=2)[0].shape
+        torch.Size([1, 2, 4, 5])
+    """
+    returned = call(model, inputs)
+    if isinstance(returned, fx.Proxy):  # symbolic tracing has no shapes to choose by
+        return cast("Tensor", returned), ()
+    named = {"": returned} if isinstance(returned, Tensor) else dict(_tensors(returned))
+    fitting = {
+        name: one
+        for name, one in named.items()
+        if one.ndim == 4 and one.shape[1] == classes and one.is_floating_point()
+    }
+    heads = tuple(one for name, one in fitting.items() if name.startswith(AUXILIARY))
+    candidates = {k: one for k, one in fitting.items() if not k.startswith(AUXILIARY)}
+    for name in (LOGITS, "out", *(candidates if len(candidates) == 1 else ())):
+        if name in candidates:
+            return candidates[name], heads
+    allowed = f"one tensor [n, {classes}, h, w], or a field named logits or out"
+    raise InputError(Problem("model.output", _described(returned), allowed))
+
+
+def run_values(model: nn.Module, inputs: Mapping[str, Tensor], *, width: int) -> Tensor:
+    """Run a model and return its real values, flattened to `[n, width]`.
+
+    In a mapping, dataclass or named tuple, `logits` is used, else the only tensor of that size.
+
+    Raises:
+        InputError: No output, or more than one, has that many values per sample.
+
+    Example:
+        >>> import torch
+        >>> run_values(nn.Unflatten(1, (2, 3)), {"series": torch.zeros(4, 6)}, width=6).shape
+        torch.Size([4, 6])
+    """
+    returned = call(model, inputs)
+    if isinstance(returned, fx.Proxy):  # symbolic tracing has no shapes to choose by
+        return cast("Tensor", returned)
+    named = {LOGITS: returned} if isinstance(returned, Tensor) else dict(_tensors(returned))
+    fitting = {
+        name: one.flatten(1)
+        for name, one in named.items()
+        if one.ndim > 1 and math.prod(one.shape[1:]) == width and one.is_floating_point()
+    }
+    for name in (LOGITS, *(fitting if len(fitting) == 1 else ())):
+        if name in fitting:
+            return fitting[name]
+    allowed = f"one tensor of {width} values per sample, or a field named logits"
+    raise InputError(Problem("model.output", _described(returned), allowed))
 
 
 def call(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:

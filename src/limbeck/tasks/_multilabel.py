@@ -28,7 +28,7 @@ class Multilabel(PerSample):
     """
 
     kinds: ClassVar[Mapping[str, Kind]] = {LOGITS: "binary"}
-    scores: ClassVar[tuple[Score, ...]] = (MACRO_F1, LABEL_ACCURACY, EXACT_MATCH)
+    scores: tuple[Score, ...] = (MACRO_F1, LABEL_ACCURACY, EXACT_MATCH)
     classes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, labels: tuple[str, ...]) -> None:

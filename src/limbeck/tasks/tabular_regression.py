@@ -45,7 +45,7 @@ class TabularRegression(PerSample):
     name: ClassVar[str] = "tabular_regression"
     inputs = TABLE_INPUTS
     kinds: ClassVar[Mapping[str, Kind]] = {VALUES: "value"}
-    scores: ClassVar[tuple[Score, ...]] = (R_SQUARED, ROOT_MEAN_SQUARED_ERROR, MEAN_ABSOLUTE_ERROR)
+    scores: tuple[Score, ...] = (R_SQUARED, ROOT_MEAN_SQUARED_ERROR, MEAN_ABSOLUTE_ERROR)
     classes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(

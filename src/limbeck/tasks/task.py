@@ -138,11 +138,19 @@ class Task(Protocol):
         """Return the kind of each output, by name; the first output is the primary one."""
         ...
 
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Run the model; return the outputs of `kinds` as it predicts them, each `[n, ...]`.
+
+        Logits of several elements per sample are `[n, classes, ...]`, as in torch; real values are
+        standardised. An ensemble averages these.
+        """
+        ...
+
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Run the model; exports have these outputs, each `[n, ...]`.
 
-        Logits of several elements per sample are `[n, classes, ...]`, as in torch. Outputs that are
-        not among `kinds` are decoded ones, such as the boxes that suppression leaves.
+        Values are in the targets' units. Outputs that are not among `kinds` are decisions, such as
+        the boxes that suppression leaves.
         """
         ...
 
@@ -207,6 +215,11 @@ class TaskData(Protocol):
     @property
     def targets(self) -> Sequence[RealTarget]:
         """Return the numeric targets; none for classes."""
+        ...
+
+    @property
+    def preprocess(self) -> object:
+        """Return the preprocessing, which may state more, such as the horizon of a forecast."""
         ...
 
 
@@ -275,19 +288,18 @@ AUXILIARY_WEIGHT = 0.3
 """Weight of each auxiliary head in training (Szegedy et al. 2015, section 5)."""
 
 
-class PerSample(ABC):
-    """Tasks with one prediction per sample, each sample one element; subclasses add the rest."""
+class BaseTask:
+    """The part that all tasks share: the inputs of a batch, and no unlabelled elements.
+
+    Subclasses state `name`, `inputs`, `element`, `kinds` and `scores`, and define the rest of
+    `Task`.
+    """
 
     name: ClassVar[str]
     inputs: ClassVar[Mapping[str, Axes]]
-    element: ClassVar[str] = SAMPLE
+    element: ClassVar[str]
     kinds: ClassVar[Mapping[str, Kind]]
-    scores: ClassVar[tuple[Score, ...]]
-
-    @property
-    def _output(self) -> str:
-        [name] = self.kinds
-        return name
+    scores: tuple[Score, ...]
 
     def _take(self, batch: Batch, *names: str) -> dict[str, Tensor]:
         # The error is caught, since a check beforehand would cost time in every step.
@@ -298,6 +310,45 @@ class PerSample(ABC):
             allowed = f"a mapping with {', '.join(self.inputs)}"
             raise InputError(Problem("batch", given, allowed)) from error
 
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Run the model; return its outputs as it predicts them, by name.
+
+        Raises:
+            InputError: The batch lacks an input; or no output of the model, or more than one, fits.
+        """
+        raise NotImplementedError
+
+    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Run the model; return its outputs as exports have them, by name.
+
+        Raises:
+            InputError: As for `raw_outputs`.
+        """
+        return self.raw_outputs(model, batch)
+
+    def labelled(self, batch: Batch) -> dict[str, Tensor]:
+        """Return which elements have a label, for outputs where some have none: here for none."""
+        return {}
+
+    def _with_labels(self, response: Response) -> tuple[Tensor, Tensor]:
+        """Return the values and the labels of the primary output."""
+        output = response.primary
+        if output.values is None or output.labels is None:
+            allowed = f"labels, one per {self.element}, for a loss against the labels"
+            raise InputError(Problem("batch.labels", None, allowed))
+        return output.values, output.labels
+
+
+class PerSample(BaseTask, ABC):
+    """Tasks with one prediction per sample, each sample one element; subclasses add the rest."""
+
+    element: ClassVar[str] = SAMPLE
+
+    @property
+    def _output(self) -> str:
+        [name] = self.kinds
+        return name
+
     @property
     @abstractmethod
     def _width(self) -> int:
@@ -306,7 +357,7 @@ class PerSample(ABC):
     def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
         return run(model, self._take(batch, *self.inputs), classes=self._width)
 
-    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Run the model on the task's inputs; return its output `[n, width]` by name.
 
         Raises:
@@ -368,14 +419,6 @@ class PerSample(ABC):
         """Return which samples have a label, if the batch has `labelled`."""
         return {self._output: batch["labelled"]} if "labelled" in batch else {}
 
-    def _with_labels(self, response: Response) -> tuple[Tensor, Tensor]:
-        """Return the values and the labels of the output."""
-        output = response.primary
-        if output.values is None or output.labels is None:
-            allowed = "labels, one per sample, for a loss against the labels"
-            raise InputError(Problem("batch.labels", None, allowed))
-        return output.values, output.labels
-
 
 class Classification(PerSample):
     """Classification with one label per sample; subclasses add the inputs.
@@ -385,7 +428,7 @@ class Classification(PerSample):
     """
 
     kinds: ClassVar[Mapping[str, Kind]] = {LOGITS: "categorical"}
-    scores: ClassVar[tuple[Score, ...]] = (ACCURACY,)
+    scores: tuple[Score, ...] = (ACCURACY,)
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self.classes = classes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -53,8 +54,14 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 
 
 def check_spec(spec: ModelSpec) -> None:
-    """Check the net's name and its arguments."""
-    check(_builder(spec.name), spec.arguments, where=f"model ({spec.name})")
+    """Check the net's name and its arguments; those that are not keyword-only follow from data."""
+    builder = _builder(spec.name)
+    fitted = [
+        name
+        for name, one in inspect.signature(builder).parameters.items()
+        if one.kind is one.POSITIONAL_OR_KEYWORD
+    ]
+    check(builder, spec.arguments, where=f"model ({spec.name})", fitted=fitted)
 
 
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:

@@ -36,7 +36,7 @@ def build(spec: ModelSpec, fit: Fit) -> nn.Module:
     from torch import nn
 
     builder = find(spec.name, where="model.name")
-    check(builder, spec.arguments, where=f"model ({spec.name})")
+    check(builder, spec.arguments, where=f"model ({spec.name})", fitted=fit.dimensions())
     model = call(builder, _arguments(builder, spec, fit), where=f"model ({spec.name})")
     if not isinstance(model, nn.Module):
         given = f"{type(model).__name__} from {spec.name}"

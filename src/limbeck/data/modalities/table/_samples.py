@@ -16,8 +16,8 @@ from limbeck.data.columns import (
     read_names,
     read_numbers,
 )
+from limbeck.data.modalities.table._preprocess import TablePreprocess
 from limbeck.data.overlap import expected_share
-from limbeck.data.preprocess import TablePreprocess
 from limbeck.data.split import Division, Prepared, hash_of
 from limbeck.errors import InputError, Problem, gathering
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from limbeck.data.loaded import Loaded
-    from limbeck.data.spec import TableSpec
+    from limbeck.data.modalities.table import TableSpec
 
 
 EXACT = 2**53
@@ -51,7 +51,7 @@ class _Cells:
         )
 
 
-def tables(settings: TableSpec, loaded: Loaded, division: Division) -> Prepared:
+def prepare(settings: TableSpec, loaded: Loaded, division: Division) -> Prepared:
     """Build splits of features; means, deviations and values come from the training rows only.
 
     A column that is constant over the training rows is dropped, with a note.
@@ -72,7 +72,7 @@ def tables(settings: TableSpec, loaded: Loaded, division: Division) -> Prepared:
         hashes[name] = samples.hashes
         if name == "train":
             expected = expected_share(samples.cells, samples.hashes)
-        splits[name] = division.split(name, samples)
+        splits[name] = division.split(name, samples, preprocess)
     notes = [*_conversion_notes(settings, loaded), *_notes(preprocess, cells)]
     if constant:
         notes.append(f"left out, since all training rows are equal in it: {', '.join(constant)}")

@@ -1,4 +1,4 @@
-"""Labels of every split as class indices, mapped by class names."""
+"""Mapping of labels to class indices by class names, over all splits."""
 
 from __future__ import annotations
 
@@ -24,20 +24,6 @@ PLACEHOLDER = re.compile(r"(?:LABEL_)?(0|[1-9][0-9]{0,17})")
 """Names without information: a class's number, or the name that transformers writes for it."""
 FALSE, TRUE = ("false", "no", "f", "n", "0"), ("true", "yes", "t", "y", "1")
 SHOWN = 20
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The class of each row by split, the class names, and notes for the report.
-
-    Numeric targets are in `values`, float32 `[rows, targets]`; `rows` are then bins of the first
-    target, by which splits are stratified.
-    """
-
-    rows: dict[str, NDArray[np.int64]]
-    classes: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    values: dict[str, NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,15 +59,9 @@ class _Column:
         return {name: int(name.removeprefix("LABEL_")) for name in names}
 
 
-def with_label(dataset: datasets.Dataset, column: str) -> NDArray[np.int64]:
-    """Return the rows that have a label."""
-    cells = dataset.select_columns([column]).with_format("arrow")[:].column(column)
-    return np.flatnonzero(~cells.is_null().to_numpy())
-
-
-def read_labels(
+def class_rows(
     splits: dict[str, datasets.Dataset], column: str, classes: tuple[str, ...] | None
-) -> Labels:
+) -> tuple[dict[str, NDArray[np.int64]], tuple[str, ...], tuple[str, ...]]:
     """Read the labels of all splits, and map each to a class.
 
     If the source names its classes (folders, a `ClassLabel` feature, texts), labels are mapped by
@@ -89,6 +69,9 @@ def read_labels(
     splits. Names that differ only in case, spaces or underscores are equal. Bare numbers are
     indices into `classes`, unless its names are these numbers. Without `classes` the classes are
     those that the training split declares, or the numbers.
+
+    Returns:
+        The class of each row by split, the class names, and notes for the report.
 
     Raises:
         InputError: Labels are missing, lists, out of range or with gaps; a name is not among the
@@ -124,7 +107,7 @@ def read_labels(
     if absent:
         listed = _listed([names[number] for number in absent])
         notes.append(f"no row of the class {listed} in train")
-    return Labels(rows, names, tuple(notes))
+    return rows, names, tuple(notes)
 
 
 def _read(dataset: datasets.Dataset, column: str, where: str) -> _Column:

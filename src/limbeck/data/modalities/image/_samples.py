@@ -13,8 +13,8 @@ import torch
 from sklearn.preprocessing import StandardScaler
 
 from limbeck.data.images import EncodedImages, channels_of, size_of, traits_of
-from limbeck.data.preprocess import ImagePreprocess
-from limbeck.data.spec import ImageSpec
+from limbeck.data.modalities.image._augment import ImageAugmentation
+from limbeck.data.modalities.image._preprocess import ImagePreprocess
 from limbeck.data.split import Division, Prepared, hash_of
 from limbeck.errors import InputError, Problem, gathering
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from limbeck.data.loaded import Loaded
-    from limbeck.data.spec import DataSpec
+    from limbeck.data.modalities.image import AugmentSpec, ImageSpec
 
 
 MIB = 2**20
@@ -36,7 +36,13 @@ MOST_ENLARGED = 32
 """The largest enlargement per side: more adds no information, only memory."""
 
 
-def images(spec: DataSpec, loaded: Loaded, division: Division) -> Prepared:
+def prepare(
+    column: str,
+    settings: ImageSpec,
+    augment: AugmentSpec | None,
+    loaded: Loaded,
+    division: Division,
+) -> Prepared:
     """Build splits of images: size and channels fit all rows; mean and deviation are of train.
 
     Every image is opened once, so that a corrupt one raises here and not during training.
@@ -44,11 +50,10 @@ def images(spec: DataSpec, loaded: Loaded, division: Division) -> Prepared:
     Raises:
         InputError: An image cannot be opened, differs in size or type, or has NaN.
     """
-    settings = spec.image or ImageSpec()
-    first = _first(_encoded(spec, loaded, division, "train", None))
+    first = _first(_encoded(column, loaded, division, "train", None))
     shape = _shape(settings, first)
     size = None if settings.size else shape.size
-    encoded = {name: _encoded(spec, loaded, division, name, size) for name in division.rows}
+    encoded = {name: _encoded(column, loaded, division, name, size) for name in division.rows}
     stated = bool(settings.channels or settings.mean or settings.std)
     itemsize = first.dtype.itemsize if isinstance(first, np.ndarray) else 1
     try:
@@ -57,14 +62,15 @@ def images(spec: DataSpec, loaded: Loaded, division: Division) -> Prepared:
     except ColourError:
         shape = _blank(shape.size, 3)
         scans = _scans(encoded, shape, itemsize=itemsize, grey_only=False)
-    _check_moves(spec, shape)
+    _check_moves(augment, shape)
     preprocess = _scale(settings, shape, scans["train"], loaded.divide_by)
+    augmentation = ImageAugmentation(augment, preprocess.fill_value()) if augment else None
     splits = {
         name: division.split(
             name,
-            Images(one, preprocess, scans[name].pixels),
-            augment=spec.augment if name == "train" else None,
-            fill_value=torch.from_numpy(preprocess.fill_value()),
+            Images(one, preprocess, scans[name]),
+            preprocess,
+            augmentation=augmentation if name == "train" else None,
         )
         for name, one in encoded.items()
     }
@@ -110,9 +116,8 @@ def _looks(scans: dict[str, Scan], shape: ImagePreprocess) -> list[str]:
     return [f"{count:,} of {total:,} images are {trait}" for trait, count in found.items() if count]
 
 
-def _check_moves(spec: DataSpec, shape: ImagePreprocess) -> None:
+def _check_moves(augment: AugmentSpec | None, shape: ImagePreprocess) -> None:
     """Raise an error if a shift can move an image out of its frame."""
-    augment = spec.augment
     if augment and augment.crop + augment.shift >= min(shape.size):
         height, width = shape.size
         given = f"crop {augment.crop} and shift {augment.shift} for images of {height}x{width}"
@@ -120,10 +125,10 @@ def _check_moves(spec: DataSpec, shape: ImagePreprocess) -> None:
 
 
 def _encoded(
-    spec: DataSpec, loaded: Loaded, division: Division, name: str, size: tuple[int, int] | None
+    column: str, loaded: Loaded, division: Division, name: str, size: tuple[int, int] | None
 ) -> EncodedImages:
     source, rows = division.rows[name]
-    column, files = spec.columns.image, loaded.files.get(source)
+    files = loaded.files.get(source)
     folder = files[0].parent if files else None
     where = f"data.columns.image ({column!r} in {source})"
     return EncodedImages(loaded.splits[source], rows, column, folder=folder, where=where, size=size)
@@ -178,6 +183,7 @@ class Scan:
     Attributes:
         pixels: All pixels, `[n, c, h, w]`, uint8 or float32; None if they were not kept.
         hashes: A hash of each image's pixels, `[n]`.
+        sizes: The height and width of each image as stored, `[n, 2]`.
         traits: The number of images per property: grey, transparent and so on.
         dtype: The dtype of the pixels.
         mean: The mean of each channel over all pixels, unscaled, float64 `[c]`.
@@ -186,6 +192,7 @@ class Scan:
 
     pixels: Tensor | None
     hashes: NDArray[np.uint64]
+    sizes: NDArray[np.int64]
     traits: Counter[str]
     dtype: np.dtype[Any]
     mean: NDArray[np.float64]
@@ -208,6 +215,7 @@ def scan(encoded: EncodedImages, prepare: ImagePreprocess, *, keep: bool, grey_o
     """
     problems: list[Problem] = []
     hashes = np.zeros(len(encoded), dtype=np.uint64)
+    sizes = np.zeros((len(encoded), 2), dtype=np.int64)
     traits: Counter[str] = Counter()
     pixels: NDArray[Any] | None = None
     scaler = StandardScaler()
@@ -216,6 +224,7 @@ def scan(encoded: EncodedImages, prepare: ImagePreprocess, *, keep: bool, grey_o
             cell = encoded.open(row, stored)
             if grey_only and channels_of(cell) > 1:
                 raise ColourError
+            sizes[row] = size_of(cell)
             traits.update(traits_of(cell))
             traits[GREY] += channels_of(cell) == 1
             one = _pixels_of(encoded, prepare, row, cell)
@@ -237,6 +246,7 @@ def scan(encoded: EncodedImages, prepare: ImagePreprocess, *, keep: bool, grey_o
     return Scan(
         torch.from_numpy(pixels) if keep else None,
         hashes,
+        sizes,
         traits,
         pixels.dtype,
         mean=scaler.mean_,
@@ -293,12 +303,16 @@ class Images:
     Args:
         encoded: The images, for decoding and display.
         prepare: The preprocessing to tensors.
-        pixels: The pixels kept by `scan`, or None to decode in each batch.
+        scan: The result of the pass over them; pixels that it did not keep are decoded for each
+            batch.
+
+    Attributes:
+        stored_sizes: The height and width of each image as stored, int64 `[rows, 2]`.
     """
 
-    def __init__(
-        self, encoded: EncodedImages, prepare: ImagePreprocess, pixels: Tensor | None
-    ) -> None:
+    def __init__(self, encoded: EncodedImages, prepare: ImagePreprocess, scan: Scan) -> None:
+        pixels = scan.pixels
+        self.stored_sizes = scan.sizes
         self._encoded = encoded
         self._prepare = prepare
         self._ready: Tensor | None = None

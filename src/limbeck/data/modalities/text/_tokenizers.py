@@ -11,13 +11,13 @@ from limbeck.core import files, fingerprint
 from limbeck.core.imports import require
 from limbeck.core.process import LimitError, call_limited
 from limbeck.data.files import data_folder
-from limbeck.data.preprocess import TextPreprocess
+from limbeck.data.modalities.text._preprocess import TextPreprocess
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from limbeck.data.spec import TextSpec
+    from limbeck.data.modalities.text import TextSpec
 
 
 LARGEST = 100_000_000

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from limbeck.data import tokenizers
-from limbeck.data.spec import TextSpec
+from limbeck.data.modalities.text import _tokenizers
 from limbeck.data.split import Division, Prepared, hash_of
 from limbeck.errors import InputError, Problem
 
@@ -19,29 +19,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from limbeck.data.loaded import Loaded
-    from limbeck.data.preprocess import TextPreprocess
-    from limbeck.data.spec import DataSpec
+    from limbeck.data.modalities.text import TextSpec
+    from limbeck.data.modalities.text._preprocess import TextPreprocess
 
 
-def texts(spec: DataSpec, loaded: Loaded, division: Division, *, workdir: Path) -> Prepared:
+def prepare(
+    column: str, settings: TextSpec, loaded: Loaded, division: Division, *, workdir: Path
+) -> Prepared:
     """Build splits of texts; a tokenizer is trained on the training rows only.
 
     Raises:
-        InputError: The tokenizer is missing or cannot encode the texts.
+        InputError: A row has no text; or the tokenizer is missing or cannot encode the texts.
     """
-    column = spec.columns.text
+    check_texts(loaded.splits, column)
     chosen = {
         name: loaded.splits[source].select_columns([column]).select(rows)
         for name, (source, rows) in division.rows.items()
     }
-    settings = spec.text or TextSpec()
-    preprocess = tokenizers.make(settings, list(chosen["train"][column]), workdir=workdir)
+    preprocess = _tokenizers.make(settings, list(chosen["train"][column]), workdir=workdir)
     where = f"data.columns.text ({column!r})"
     samples = {
         name: Texts(dataset, column, preprocess, where=f"{where[:-1]} in {name})")
         for name, dataset in chosen.items()
     }
-    splits = {name: division.split(name, one) for name, one in samples.items()}
+    splits = {name: division.split(name, one, preprocess) for name, one in samples.items()}
     cut = [
         f"{one.cut:,} of {len(one):,} in {name} ({one.cut / len(one):.1%})"
         for name, one in samples.items()
@@ -50,6 +51,24 @@ def texts(spec: DataSpec, loaded: Loaded, division: Division, *, workdir: Path) 
     note = f"texts cut at data.text.max_length, {settings.max_length} tokens: {', '.join(cut)}"
     hashes = {name: one.hashes for name, one in samples.items()}
     return Prepared(splits, preprocess, hashes, (note,) if cut else ())
+
+
+def check_texts(splits: Mapping[str, datasets.Dataset], column: str) -> None:
+    """Raise an error if a row has no text.
+
+    Raises:
+        InputError: Texts are missing; the message has their number and first row in each split.
+    """
+    problems = []
+    for split, dataset in splits.items():
+        values = list(dataset[column])
+        wrong = [row for row, value in enumerate(values) if not isinstance(value, str)]
+        if wrong:
+            given = f"{values[wrong[0]]!r} in row {wrong[0]} ({len(wrong)} such rows)"
+            where = f"data.columns.text ({column!r} in {split})"
+            problems.append(Problem(where, given, "a text in every row"))
+    if problems:
+        raise InputError(*problems)
 
 
 class Texts:
@@ -64,6 +83,7 @@ class Texts:
     Attributes:
         cut: The number of texts truncated at the preprocessing's `max_length`.
         hashes: A hash of each text, ignoring case and spaces, `[n]`.
+        lengths: The number of tokens of each text, int64 `[n]`.
 
     Raises:
         InputError: The tokenizer fails, or has no token for a text.
@@ -81,16 +101,16 @@ class Texts:
         # Copies in another case are copies, too.
         plain = (" ".join(text.casefold().split()) for text in texts)
         self.hashes = np.array([hash_of(text.encode()) for text in plain], dtype=np.uint64)
-        self._lengths = torch.tensor([len(text) for text in tokens], dtype=torch.int64)
-        self._starts = self._lengths.cumsum(0) - self._lengths
+        self.lengths = torch.tensor([len(text) for text in tokens], dtype=torch.int64)
+        self._starts = self.lengths.cumsum(0) - self.lengths
         self._flat = torch.from_numpy(np.concatenate(tokens))
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self.lengths)
 
     def batch(self, index: Tensor) -> dict[str, Tensor]:
         """Return `input_ids` and `attention_mask`, int64 `[n, longest of the batch]`."""
-        lengths = self._lengths[index, None]
+        lengths = self.lengths[index, None]
         places = torch.arange(int(lengths.max()))
         mask = places < lengths
         where = (self._starts[index, None] + places).clamp_(max=len(self._flat) - 1)

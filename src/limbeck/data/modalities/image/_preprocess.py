@@ -1,0 +1,266 @@
+"""Preprocessing of images, and what preprocess.json states about it.
+
+The file is enough to reproduce it with numpy and PIL: open with PIL, `ImageOps.exif_transpose`,
+`convert(mode)`, `resize((size[1], size[0]), resample)` if the size differs; then as float32
+`(pixels / divide_by - mean) / std` for each channel, channels first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from limbeck.data.images import FORMATS, open_image, upright
+from limbeck.data.preprocess import (
+    Comparison,
+    Divisor,
+    HuggingFace,
+    Named,
+    Preprocess,
+    Statistics,
+    Target,
+)
+from limbeck.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
+LARGEST_SIDE = 4096
+"""The largest height or width in pixels: larger images fill the memory with a single batch."""
+Side = Annotated[int, Field(gt=0, le=LARGEST_SIDE)]
+LOADING = """
+import torch
+from transformers import AutoModelForImageClassification
+
+model = AutoModelForImageClassification.from_pretrained(".").eval()
+outputs = model(pixel_values=torch.from_numpy(image))
+"""
+
+
+@dataclass(frozen=True)
+class ImagePreprocess(Preprocess):
+    """Image preprocessing: from an image to model inputs.
+
+    Attributes:
+        size: Height and width.
+        channels: 1 for grey, 3 for colour.
+        divide_by: The divisor that scales pixels to [0, 1].
+        mean: The mean per channel, subtracted next.
+        std: The standard deviation per channel, the divisor.
+        classes: The class names, in the order of the model's outputs.
+        targets: A regression's targets, in the order of the model's outputs.
+    """
+
+    size: tuple[Side, Side]
+    channels: Annotated[int, Field(ge=1, le=3)]
+    divide_by: Divisor
+    mean: tuple[float, ...]
+    std: tuple[Divisor, ...]
+    kind: Literal["image"] = "image"
+    resample: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bilinear"
+    classes: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
+
+    sample_axes: ClassVar[tuple[int, ...]] = (0, 2, 3)
+    huggingface: ClassVar[HuggingFace | None] = HuggingFace(
+        "image-classification", "ImageClassification", repr("image.png"), LOADING
+    )
+
+    @property
+    def statistics(self) -> Statistics:
+        """Return the mean and deviation per channel."""
+        return Statistics(self.mean, self.std)
+
+    def image_processor(self) -> dict[str, Any]:
+        """Return the arguments of an image processor of transformers."""
+        names = ("size", "channels", "mean", "std", "resample")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def _mode(self) -> str:
+        return "L" if self.channels == 1 else "RGB"
+
+    def model_inputs(self) -> dict[str, int]:
+        """Return the input dimensions of a model, as arguments for `limbeck.models.build.build`."""
+        return {"channels": self.channels}
+
+    def pixels(self, image: Image.Image | NDArray[Any]) -> NDArray[Any]:
+        """Convert an image to pixels `[channels, height, width]`, not yet scaled.
+
+        Raises:
+            ValueError: An array is in colour but grey is required.
+
+        Example:
+            >>> prepare = ImagePreprocess((4, 4), 3, 255.0, (0.0,) * 3, (1.0,) * 3)
+            >>> prepare.pixels(np.zeros((1, 8, 8), dtype=np.uint8)).shape
+            (3, 4, 4)
+        """
+        if isinstance(image, np.ndarray):
+            return self._array(image)
+        array = np.asarray(self._resize(upright(image).convert(self._mode)))
+        return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+    def _array(self, array: NDArray[Any]) -> NDArray[Any]:
+        from PIL import Image
+
+        if len(array) == 3 and self.channels == 1:
+            raise ValueError("the array has 3 channels; data.image.channels allows 1")
+        if array.shape[1:] != self.size:
+            planes = [self._resize(Image.fromarray(np.ascontiguousarray(plane))) for plane in array]
+            array = np.stack([np.asarray(plane) for plane in planes])
+        return np.repeat(array, self.channels, axis=0) if len(array) < self.channels else array
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        from PIL import Image
+
+        height, width = self.size
+        if image.size == (width, height):
+            return image
+        return image.resize((width, height), Image.Resampling[self.resample.upper()])
+
+    def normalise(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """Normalise pixels `[n, channels, height, width]` to model inputs, in float32.
+
+        Example:
+            >>> prepare = ImagePreprocess((1, 1), 1, 16.0, (0.25,), (0.5,))
+            >>> prepare.normalise(np.full((1, 1, 1, 1), 8, dtype=np.uint8)).item()
+            0.5
+        """
+        # A copy, so that the next steps may work in place.
+        inputs = pixels.astype(np.float32)
+        inputs /= np.float32(self.divide_by)
+        inputs -= np.array(self.mean, dtype=np.float32)[:, None, None]
+        inputs /= np.array(self.std, dtype=np.float32)[:, None, None]
+        return inputs
+
+    def fill_value(self) -> NDArray[np.float32]:
+        """Return the value of a black pixel, `[channels]`: the fill value beyond an edge."""
+        return self.normalise(np.zeros((1, self.channels, 1, 1))).reshape(-1)
+
+    def __call__(
+        self, images: Sequence[Image.Image | NDArray[Any]]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Convert images to model inputs: `{"image": [n, channels, height, width]}`."""
+        return {"image": self.normalise(np.stack([self.pixels(image) for image in images]))}
+
+    def read(self, image: object, *, where: str) -> NDArray[Any]:
+        """Convert an image as a user has it to pixels `[channels, height, width]`.
+
+        A path, encoded bytes and a PIL image have 256 levels. An array has the scale of the
+        training: whole numbers up to `divide_by`, or floats if that is 1.
+
+        Raises:
+            InputError: The image cannot be decoded, or an array has another scale.
+
+        Example:
+            >>> prepare = ImagePreprocess((4, 4), 3, 255.0, (0.0,) * 3, (1.0,) * 3)
+            >>> prepare.read(np.zeros((8, 8), dtype=np.uint8), where="image").shape
+            (3, 4, 4)
+        """
+        opened = open_image(image, where=where)
+        if not isinstance(opened, np.ndarray):
+            pixels = self.pixels(opened)
+            return pixels if self.divide_by == 255 else pixels * np.float32(self.divide_by / 255)
+        if len(opened) > self.channels:
+            given, fix = f"an array of {len(opened)} channels", "Convert it to grey."
+            raise InputError(Problem(where, given, "1 channel, as in training", fix))
+        return self.pixels(self._to_scale(opened, where))
+
+    def _to_scale(self, array: NDArray[Any], where: str) -> NDArray[Any]:
+        """Return an array in the type of the training; raise if its values have another scale."""
+        if array.size == 0 or not np.isfinite(array).all():
+            given = "no pixels" if array.size == 0 else "NaN or infinity"
+            raise InputError(Problem(where, given, "an image of finite numbers"))
+        floats, largest = array.dtype.kind == "f", float(array.max())
+        if self.divide_by == 1:
+            if not floats:
+                fix = "Scale the values as for the training."
+                raise InputError(Problem(where, "whole numbers", "floats, as in training", fix))
+            return array
+        if largest > self.divide_by or (floats and 0 < largest <= 1):
+            allowed = f"values from 0 to {self.divide_by:g}, as in training"
+            raise InputError(Problem(where, f"values up to {largest:.6g}", allowed))
+        whole = floats and array.min() >= 0 and (array == np.rint(array)).all()
+        return array.astype(np.uint8) if whole else array
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write preprocess.json; return the paths written."""
+        return [self._write(folder, mode=self._mode, layout="NCHW")]
+
+    def place_mask(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize a mask `[height, width]` as its image, by the nearest pixel.
+
+        Example:
+            >>> prepare = ImagePreprocess((2, 2), 1, 255.0, (0.0,), (1.0,))
+            >>> prepare.place_mask(np.kron([[0, 1], [2, 3]], np.ones((3, 3))).astype(np.uint8))
+            array([[0, 1],
+                   [2, 3]], dtype=uint8)
+        """
+        from PIL import Image
+
+        height, width = self.size
+        if mask.shape == self.size:
+            return mask
+        resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+        return np.asarray(resized)
+
+    def place_boxes(
+        self, boxes: NDArray[np.float32], stored_size: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        """Scale boxes `[n, 4]`, x and y of two corners in pixels of the image as stored."""
+        scale = np.array([new / old for new, old in zip(self.size, stored_size, strict=True)])
+        return (boxes * np.tile(scale[::-1], 2)).astype(np.float32)
+
+    def named(self, argument: str, *, row_files: Sequence[str]) -> list[Named]:
+        """Return the image of a path, or all images of a folder and its subfolders."""
+        path = Path(argument)
+        if path.is_file():
+            return [(str(path), str(path))]
+        if not path.is_dir():
+            raise InputError(Problem(argument, "no such file", "an image, or a folder of images"))
+        from PIL import Image
+
+        known = {end for end, kind in Image.registered_extensions().items() if kind in FORMATS}
+        found = sorted(
+            one for one in path.rglob("*") if one.suffix.lower() in known and one.is_file()
+        )
+        if not found:
+            raise InputError(Problem(argument, "no image in it", "a folder of images"))
+        return [(str(one), str(one)) for one in found]
+
+    def of_cell(self, cell: Any, folder: Path) -> Any:
+        """Return an image; a relative path starts at the folder of the file of rows."""
+        return str(folder / cell) if isinstance(cell, str) else cell
+
+    def compare(self, comparison: Comparison) -> None:
+        """Compare size and interpolation with those of a trained model's images."""
+        if comparison.trained:
+            return
+        found, section = comparison.found, comparison.section
+        stated = section is not None and section.states_size
+        own, size = found.size, f"{self.size[0]} x {self.size[1]}"
+        if own is not None and own != self.size:
+            if stated:
+                comparison.note(
+                    f"it was trained on images of {own[0]} x {own[1]} ({found.origin}); "
+                    f"data.image.size makes them {size}."
+                )
+            else:
+                comparison.refuse(
+                    comparison.where,
+                    f"images of {size}",
+                    f"{own[0]} x {own[1]}, on which the model was trained ({found.origin})",
+                    f"Set data.image.size: {own[0]}; or data.image.size: {self.size[0]}, to "
+                    "keep the size of the data.",
+                )
+        if stated and found.interpolation and found.interpolation != self.resample:
+            comparison.note(
+                f"its images were resized with {found.interpolation} interpolation "
+                f"({found.origin}), the data's with {self.resample}."
+            )

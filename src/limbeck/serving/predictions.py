@@ -1,0 +1,232 @@
+"""Predictions as a user reads them, by the outputs of the student's file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+
+from limbeck.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from limbeck.data.preprocess import Preprocess
+
+LOGITS, VALUES, QUANTILES = "logits", "values", "quantiles"
+Outputs: TypeAlias = Mapping[str, "NDArray[Any]"]
+
+
+class Result(ABC):
+    """The prediction of one input."""
+
+    @property
+    @abstractmethod
+    def row(self) -> dict[str, str | float]:
+        """Return the prediction as the columns of a table."""
+
+    def content(self) -> dict[str, Any]:
+        """Return the prediction as JSON."""
+        return asdict(cast("Any", self))
+
+
+@dataclass(frozen=True)
+class Prediction(Result):
+    """The predicted class of one input.
+
+    Attributes:
+        label: The name of the most probable class.
+        probability: Its probability.
+        probabilities: The probability of every class, by name, in the order of the outputs.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+    @property
+    def row(self) -> dict[str, str | float]:
+        """Return the label and its probability."""
+        return {"label": self.label, "probability": self.probability}
+
+
+@dataclass(frozen=True)
+class Values(Result):
+    """The predicted values of one input, of a regression or of independent labels.
+
+    Attributes:
+        values: The value of every target, or the probability of every label, by name, in the order
+            of the outputs.
+    """
+
+    values: dict[str, float]
+
+    @property
+    def row(self) -> dict[str, str | float]:
+        """Return the values."""
+        return dict(self.values)
+
+
+@dataclass(frozen=True)
+class Segmentation(Result):
+    """The predicted class of every pixel of one image.
+
+    Attributes:
+        classes: The names of the classes.
+        mask: The number of the class of every pixel, `[height, width]`, in the size of the model's
+            input.
+    """
+
+    classes: tuple[str, ...]
+    mask: NDArray[np.uint16]
+
+    @property
+    def row(self) -> dict[str, str | float]:
+        """Return the share of pixels of every class."""
+        counts = np.bincount(self.mask.ravel(), minlength=len(self.classes)) / self.mask.size
+        return dict(zip(self.classes, counts.tolist(), strict=True))
+
+    def content(self) -> dict[str, Any]:
+        """Return the shares of the classes, and the mask as rows of class numbers."""
+        return {"shares": self.row, "mask": self.mask.tolist()}
+
+
+@dataclass(frozen=True)
+class Forecast(Result):
+    """The predicted quantiles of the next steps of a series.
+
+    Attributes:
+        levels: The levels of the quantiles.
+        values: For every target, by name, the quantiles of each step, `[horizon, quantiles]`.
+    """
+
+    levels: tuple[float, ...]
+    values: dict[str, NDArray[np.float64]]
+
+    @property
+    def row(self) -> dict[str, str | float]:
+        """Return every quantile of every step, named such as `load+1 q0.5`."""
+        return {
+            _step(name, step, level): float(value)
+            for name, steps in self.values.items()
+            for step, row in enumerate(steps, start=1)
+            for level, value in zip(self.levels, row, strict=True)
+        }
+
+    def content(self) -> dict[str, Any]:
+        """Return the quantiles of every target, a list of steps each."""
+        values = {name: steps.tolist() for name, steps in self.values.items()}
+        return {"levels": list(self.levels), "values": values}
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a file's outputs become predictions.
+
+    Attributes:
+        output: The name of the file's output.
+        axes: The number of its axes.
+        width: The axis that has one entry per class or target.
+        read: Converts the output of a batch, with the preprocessing, to predictions.
+        columns: Returns the names of a prediction's columns in a table.
+    """
+
+    output: str
+    axes: int
+    width: int
+    read: Callable[[NDArray[Any], Preprocess], Sequence[Result]]
+    columns: Callable[[Preprocess], Sequence[str]]
+
+
+def _classes(logits: NDArray[Any], prepare: Preprocess) -> Sequence[Result]:
+    if prepare.targets:
+        return _values(1 / (1 + np.exp(-logits.astype(np.float64))), prepare)
+    logits = logits.astype(np.float64)
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares = exponents / exponents.sum(axis=1, keepdims=True)
+    names = prepare.classes
+    return [
+        Prediction(names[top], float(row[top]), dict(zip(names, row.tolist(), strict=True)))
+        for row, top in zip(shares, shares.argmax(axis=1), strict=True)
+    ]
+
+
+def _values(values: NDArray[Any], prepare: Preprocess) -> Sequence[Result]:
+    names = _targets(prepare)
+    rows = values.astype(np.float64).tolist()
+    return [Values(dict(zip(names, row, strict=True))) for row in rows]
+
+
+def _segmentation(logits: NDArray[Any], prepare: Preprocess) -> Sequence[Result]:
+    masks = logits.argmax(axis=1).astype(np.uint16)
+    return [Segmentation(prepare.classes, mask) for mask in masks]
+
+
+def _forecast(quantiles: NDArray[Any], prepare: Preprocess) -> Sequence[Result]:
+    names = _targets(prepare)
+    levels: tuple[float, ...] = getattr(prepare, "quantiles", ())
+    return [
+        Forecast(levels, dict(zip(names, one.astype(np.float64).swapaxes(0, 1), strict=True)))
+        for one in quantiles
+    ]
+
+
+def _targets(prepare: Preprocess) -> Sequence[str]:
+    return [target.name for target in prepare.targets]
+
+
+def _steps(prepare: Preprocess) -> Sequence[str]:
+    horizon: int = getattr(prepare, "horizon", 0)
+    return [
+        _step(name, step, level)
+        for name in _targets(prepare)
+        for step in range(1, horizon + 1)
+        for level in getattr(prepare, "quantiles", ())
+    ]
+
+
+def _step(name: str, step: int, level: float) -> str:
+    return f"{name}+{step} q{level:g}"
+
+
+FORMS = (
+    Form(VALUES, axes=2, width=1, read=_values, columns=_targets),
+    Form(QUANTILES, axes=4, width=2, read=_forecast, columns=_steps),
+    Form(LOGITS, axes=4, width=1, read=_segmentation, columns=lambda prepare: prepare.classes),
+    Form(
+        LOGITS,
+        axes=2,
+        width=1,
+        read=_classes,
+        columns=lambda prepare: _targets(prepare) or ("label", "probability"),
+    ),
+)
+"""The forms of predictions; a file has that of the first that its outputs have."""
+
+
+def form_of(outputs: Mapping[str, Sequence[object]], prepare: Preprocess, *, where: str) -> Form:
+    """Return the form of a file's predictions.
+
+    Args:
+        outputs: The axes of each output of the file.
+        prepare: The preprocessing, with the names of classes or targets.
+        where: The file, for messages.
+
+    Raises:
+        InputError: No form has these outputs, or their width is not that of the names.
+    """
+    form = next((one for one in FORMS if len(outputs.get(one.output, ())) == one.axes), None)
+    if form is None:
+        found = ", ".join(f"{name} {list(axes)}" for name, axes in outputs.items())
+        known = ", ".join(f"{one.output} of {one.axes} axes" for one in FORMS)
+        raise InputError(Problem(where, f"outputs {found}", f"an output {known}"))
+    names, kind = (prepare.classes, "classes") if prepare.classes else (prepare.targets, "targets")
+    size = outputs[form.output][form.width]
+    if isinstance(size, int) and size != len(names):
+        given = f"outputs of shape {list(outputs[form.output])}"
+        allowed = f"one output for each of the {len(names)} {kind} of preprocess.json"
+        raise InputError(Problem(where, given, allowed))
+    return form

@@ -1,0 +1,198 @@
+"""Semantic segmentation: an element is a pixel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from limbeck import losses
+from limbeck.core.measurement import Metric
+from limbeck.errors import InputError, Problem
+from limbeck.tasks._model_output import LOGITS, run_map
+from limbeck.tasks.scores import Score, of_sums, ratio
+from limbeck.tasks.task import IMAGE_INPUTS, BaseTask, Output, Response
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from limbeck.taps import Taps
+    from limbeck.tasks.scores import Arrays, Sums
+    from limbeck.tasks.task import Batch, Kind, TaskData
+
+IGNORED = -100
+"""The label of a pixel that counts nowhere, as in torch and transformers."""
+
+AUXILIARY_WEIGHT = 0.4
+"""Weight of each auxiliary head in training (Zhao et al. 2017, section 5.2)."""
+
+
+def _flat(outputs: Arrays, batch: Arrays, weights: Arrays) -> tuple[NDArray[np.int64], ...]:
+    """Return predicted classes, labels and weights of every pixel, `[samples, pixels]`."""
+    predicted, labels = outputs[LOGITS].argmax(axis=1), batch["labels"]
+    rows = len(labels), -1
+    return predicted.reshape(rows), labels.reshape(rows), weights[LOGITS].reshape(rows)
+
+
+def _overlaps(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
+    """Return intersection and union of every class, `[samples, 2 * classes]`."""
+    predicted, labels, weight = _flat(outputs, batch, weights)
+    parts = []
+    for number in range(outputs[LOGITS].shape[1]):
+        found, true = predicted == number, labels == number
+        parts.append([(weight * one).sum(axis=1) for one in (found & true, found | true)])
+    both = np.array(parts, dtype=np.float64)
+    return np.concatenate([both[:, 0], both[:, 1]]).T
+
+
+def _mean_iou(sums: Sums) -> NDArray[np.float64]:
+    intersection, union = np.split(sums, 2, axis=-1)
+    present = union > 0
+    each = np.divide(intersection, union, out=np.zeros_like(union), where=present)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(each.sum(axis=-1) / present.sum(axis=-1))
+
+
+def _correct(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
+    predicted, labels, weight = _flat(outputs, batch, weights)
+    parts = [(weight * one).sum(axis=1) for one in (predicted == labels, labels != IGNORED)]
+    return np.array(parts, dtype=np.float64).T
+
+
+MEAN_IOU = Score(Metric(name="miou", title="mIoU"), _overlaps, of_sums(_mean_iou))
+"""The mean intersection over union of the classes, over all pixels of a split (Jaccard index); a
+class that is neither labelled nor predicted is left out."""
+
+PIXEL_ACCURACY = Score(
+    Metric(name="pixel_accuracy", title="Pixel accuracy"), _correct, of_sums(ratio)
+)
+"""The weighted share of pixels whose largest logit is that of the label."""
+
+
+class ImageSegmentation(BaseTask):
+    """Semantic segmentation: one class per pixel.
+
+    A model returns logits `[n, classes, h, w]`, or a mapping with the field `logits` or `out`, as
+    those of transformers and torchvision do; a smaller map is resized bilinearly to the image.
+    Pixels of label -100 have weight 0: they count in no loss, distillation included, and in no
+    score.
+
+    Args:
+        classes: The names of the classes.
+
+    Example:
+        >>> from torch import nn
+        >>> task = ImageSegmentation(classes=("sky", "road"))
+        >>> labels = torch.tensor([[[0, 1], [1, -100]]])
+        >>> batch = {"image": torch.zeros(1, 3, 2, 2), "labels": labels}
+        >>> response = task.respond(nn.Conv2d(3, 2, 1), batch)
+        >>> response.primary.values.shape, response.primary.weights
+        (torch.Size([4, 2]), tensor([1., 1., 1., 0.]))
+    """
+
+    name: ClassVar[str] = "image_segmentation"
+    inputs = IMAGE_INPUTS
+    element: ClassVar[str] = "pixel"
+    kinds: ClassVar[Mapping[str, Kind]] = {LOGITS: "categorical"}
+    scores: tuple[Score, ...] = (MEAN_IOU, PIXEL_ACCURACY)
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        self.classes = classes
+
+    @classmethod
+    def of(cls, data: TaskData) -> Self:
+        """Build the task for a data set.
+
+        Raises:
+            InputError: The data have no classes.
+        """
+        if not data.classes:
+            fix = "Name the column of label images in data.masks."
+            raise InputError(Problem("data.masks", None, "label images, a class per pixel", fix))
+        return cls(data.classes)
+
+    def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        inputs = self._take(batch, *self.inputs)
+        logits, auxiliary = run_map(model, inputs, classes=len(self.classes))
+        size = inputs["image"].shape[-2:]
+        return _resized(logits, size), tuple(_resized(one, size) for one in auxiliary)
+
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Run the model on a batch; return `logits [n, classes, h, w]` of every pixel.
+
+        Raises:
+            InputError: The batch has no images, or the model returns no map of logits.
+        """
+        return {LOGITS: self._run(model, batch)[0]}
+
+    def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
+        """Run the model on a batch; elements are the pixels, row by row of each image.
+
+        Raises:
+            InputError: As for `raw_outputs`, or the labels have another size than the images.
+        """
+        logits, auxiliary = self._run(model, batch)
+        count, _, height, width = logits.shape
+        labels = batch.get("labels")
+        numbers = torch.arange(count, device=logits.device)
+        output = Output(
+            _rows(logits),
+            weights=self.weights(batch)[LOGITS],
+            sample_of=numbers.repeat_interleave(height * width),
+            # Any valid class in place of an ignored pixel's: its weight is 0.
+            labels=None if labels is None else labels.clamp_min(0).flatten(),
+            auxiliary=tuple(map(_rows, auxiliary)),
+        )
+        found = {} if taps is None else taps.take()
+        return Response({LOGITS: output}, taps=found, index=batch.get("index"))
+
+    def weights(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the weight of every pixel, `[n * h * w]`: that of its row; 0 where ignored.
+
+        Raises:
+            InputError: The labels have another size than the images.
+        """
+        image = self._take(batch, *self.inputs)["image"]
+        size = (image.shape[0], *image.shape[-2:])
+        ones = torch.ones(size, device=image.device)
+        if "labels" in batch:
+            if batch["labels"].shape != size:
+                allowed = f"{list(size)}, a class per pixel"
+                raise InputError(Problem("batch.labels", list(batch["labels"].shape), allowed))
+            ones = (batch["labels"] != IGNORED).float()
+        if "weight" in batch:
+            ones = ones * batch["weight"][:, None, None]
+        return {LOGITS: ones.flatten()}
+
+    def loss(self, response: Response) -> dict[str, Tensor]:
+        """Compute the cross-entropy with the labels, one value per pixel.
+
+        Each auxiliary head, active in training mode only, adds its cross-entropy times 0.4.
+
+        Raises:
+            InputError: The batch has no labels.
+
+        Source: Long et al. 2015, "Fully convolutional networks for semantic segmentation"; Zhao et
+        al. 2017, "Pyramid scene parsing network", section 5.2 (auxiliary heads).
+        """
+        logits, labels = self._with_labels(response)
+        loss = losses.cross_entropy(logits, labels)
+        for auxiliary in response.primary.auxiliary:
+            loss = loss + AUXILIARY_WEIGHT * losses.cross_entropy(auxiliary, labels)
+        return {LOGITS: loss}
+
+
+def _resized(logits: Tensor, size: torch.Size) -> Tensor:
+    if logits.shape[-2:] == size:
+        return logits
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def _rows(logits: Tensor) -> Tensor:
+    """Return a map of logits as rows, `[n * h * w, classes]`."""
+    return logits.movedim(1, -1).flatten(0, 2)
