@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 __all__ = ["dense_detector"]
 
-PRIOR = 0.01
-"""The probability of every class before training (Lin et al. 2017, section 4.1)."""
+LOG_ODDS = -4.595
+"""The logit of every class before training, of a probability of 0.01 (Lin et al. 2017)."""
 
 DISTANCE = 4.0
 """The distance to each edge before training, in strides: half of an anchor box."""
@@ -65,8 +65,7 @@ class DenseDetector(nn.Module):
         self.classes = nn.Conv2d(inner, classes, 3, padding=1)
         self.box = nn.Conv2d(inner, 4, 3, padding=1)
         self.scales = nn.Parameter(torch.ones(3))
-        log_odds = float(torch.tensor(PRIOR).logit())
-        for layer, start in ((self.classes, log_odds), (self.box, DISTANCE)):
+        for layer, start in ((self.classes, LOG_ODDS), (self.box, DISTANCE)):
             nn.init.normal_(layer.weight, std=0.01)
             if layer.bias is not None:
                 nn.init.constant_(layer.bias, start)
