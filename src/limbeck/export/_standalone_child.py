@@ -50,7 +50,7 @@ def _watch(student: Path) -> list[str]:
 
 
 def _logits(namespace: dict[str, Any]) -> Any:
-    found: Any = namespace.get("logits", namespace.get("outputs"))
+    found: Any = namespace.get("outputs", namespace.get("logits"))
     if hasattr(found, "logits"):
         return found.logits
     if isinstance(found, dict):

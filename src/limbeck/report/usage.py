@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from limbeck.data.modality import MODALITIES
 from limbeck.report.template import render
+from limbeck.tasks import TASKS
 
 
 def usage(task: str, modality: str) -> str:
     """Return the snippets of a task as Markdown: limbeck's command, the ONNX file, the weights.
 
     Args:
-        task: The task's name.
+        task: The task's name; its file states how outputs are read.
         modality: The modality of its data; its file states how an input is prepared.
 
     Example:
         >>> "tokenizer.json" in usage("text_classification", "text")
         True
     """
-    real, several = task.endswith("_regression"), task.endswith("_multilabel")
-    code = MODALITIES.load(modality).usage
-    return render("usage.md.jinja", code=code, real=real, several=several).strip()
+    code, kind = MODALITIES.load(modality).usage, TASKS.load(task)
+    reading, restoring = kind.reading, kind.restoring
+    return render("usage.md.jinja", code=code, reading=reading, restoring=restoring).strip()
 
 
 def loading_code(task: str, modality: str) -> str:

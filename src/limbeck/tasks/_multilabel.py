@@ -30,6 +30,10 @@ class Multilabel(PerSample):
     kinds: ClassVar[Mapping[str, Kind]] = {LOGITS: "binary"}
     scores: tuple[Score, ...] = (MACRO_F1, LABEL_ACCURACY, EXACT_MATCH)
     classes: ClassVar[tuple[str, ...]] = ()
+    reading: ClassVar[str] = """
+(logits,) = session.run(["logits"], inputs)
+print([dict(zip(classes, row.tolist())) for row in 1 / (1 + np.exp(-logits))])
+"""
 
     def __init__(self, labels: tuple[str, ...]) -> None:
         self.labels = labels

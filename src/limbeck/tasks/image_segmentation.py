@@ -100,6 +100,16 @@ class ImageSegmentation(BaseTask):
     element: ClassVar[str] = "pixel"
     kinds: ClassVar[Mapping[str, Kind]] = {LOGITS: "categorical"}
     scores: tuple[Score, ...] = (MEAN_IOU, PIXEL_ACCURACY)
+    reading: ClassVar[str] = """
+(logits,) = session.run(["logits"], inputs)
+mask = logits[0].argmax(axis=0)  # the number of the class of every pixel
+print({classes[number]: int((mask == number).sum()) for number in np.unique(mask)})
+"""
+    restoring: ClassVar[str] = """
+maps = logits["out"] if isinstance(logits, dict) else getattr(logits, "logits", logits)
+size = tuple(image.shape[-2:])
+outputs = torch.nn.functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+"""
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self.classes = classes

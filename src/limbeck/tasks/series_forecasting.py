@@ -155,6 +155,19 @@ class SeriesForecasting(BaseTask):
     kinds: ClassVar[Mapping[str, Kind]] = {QUANTILES: "quantiles"}
     scores = scores_of(LEVELS)
     classes: ClassVar[tuple[str, ...]] = ()
+    reading: ClassVar[str] = """
+(quantiles,) = session.run(["quantiles"], inputs)
+print(quantiles[0])  # [steps, targets, quantiles], with the levels prepare["quantiles"]
+"""
+    restoring: ClassVar[str] = """
+import json
+
+with open("preprocess.json") as file:
+    prepare = json.load(file)
+scale = torch.tensor([[one["mean"], one["std"]] for one in prepare["targets"]])
+shape = (len(logits), prepare["horizon"], len(scale), len(prepare["quantiles"]))
+outputs = logits.reshape(shape).sort(dim=-1).values * scale[:, 1:] + scale[:, :1]
+"""
 
     def __init__(
         self,

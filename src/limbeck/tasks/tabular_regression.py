@@ -47,6 +47,18 @@ class TabularRegression(PerSample):
     kinds: ClassVar[Mapping[str, Kind]] = {VALUES: "value"}
     scores: tuple[Score, ...] = (R_SQUARED, ROOT_MEAN_SQUARED_ERROR, MEAN_ABSOLUTE_ERROR)
     classes: ClassVar[tuple[str, ...]] = ()
+    reading: ClassVar[str] = """
+(values,) = session.run(["values"], inputs)
+print([dict(zip(classes, row.tolist())) for row in values])
+"""
+    restoring: ClassVar[str] = """
+import json
+
+with open("preprocess.json") as file:
+    targets = json.load(file)["targets"]
+scale = torch.tensor([[one["mean"], one["std"]] for one in targets])
+outputs = logits * scale[:, 1] + scale[:, 0]  # in the targets' units
+"""
 
     def __init__(
         self, targets: tuple[str, ...], mean: Tensor | None = None, std: Tensor | None = None

@@ -124,6 +124,16 @@ class Task(Protocol):
         ...
 
     @property
+    def reading(self) -> str:
+        """Return code of the model card that runs the exported file and prints its outputs."""
+        ...
+
+    @property
+    def restoring(self) -> str:
+        """Return code that turns a module's own output into those of the file; empty if equal."""
+        ...
+
+    @property
     def element(self) -> str:
         """Return what one prediction of the primary output describes: a sample, pixel, step, ..."""
         ...
@@ -293,7 +303,16 @@ class BaseTask:
 
     Subclasses state `name`, `inputs`, `element`, `kinds` and `scores`, and define the rest of
     `Task`.
+
+    Attributes:
+        reading: Code of the model card that runs the ONNX Runtime `session` on `inputs` and prints
+            the outputs; `classes` are the names of the model's outputs.
+        restoring: Code of the model card that turns the module's own output `logits` into the
+            `outputs` of the file; empty if they are equal.
     """
+
+    reading: ClassVar[str]
+    restoring: ClassVar[str] = ""
 
     name: ClassVar[str]
     inputs: ClassVar[Mapping[str, Axes]]
@@ -429,6 +448,10 @@ class Classification(PerSample):
 
     kinds: ClassVar[Mapping[str, Kind]] = {LOGITS: "categorical"}
     scores: tuple[Score, ...] = (ACCURACY,)
+    reading: ClassVar[str] = """
+(logits,) = session.run(["logits"], inputs)
+print("classes", [classes[number] for number in logits.argmax(axis=-1)])
+"""
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self.classes = classes
