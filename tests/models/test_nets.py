@@ -42,8 +42,9 @@ def _count(model: nn.Module) -> int:
 
 def test_every_net_of_every_file_is_listed_and_counted() -> None:
     files = list(Path(nets.__path__[0]).glob("[!_]*.py"))
-    assert len(files) == 4
-    assert names("limbeck") == sorted([*COUNTS, "dense_detector", "digits_cnn", "tabular_mlp"])
+    assert len(files) == 6
+    others = ["dense_detector", "digits_cnn", "series_mlp", "tabular_mlp", "unet"]
+    assert names("limbeck") == sorted([*COUNTS, *others])
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -52,6 +52,8 @@ OTHER = {
     "object_detection",
     "tabular_regression",
     "image_multilabel",
+    "image_segmentation",
+    "series_forecasting",
     "tabular_multilabel",
     "text_multilabel",
 }

@@ -92,7 +92,7 @@ def split_by_column(loaded: Loaded, column: str) -> Loaded:
         for name in dict.fromkeys(SPLITS.values())
         if name in names
     }
-    files = {name: loaded.files["train"] for name in splits} if loaded.files else {}
+    files = dict.fromkeys(splits, loaded.files["train"]) if loaded.files else {}
     return replace(loaded, splits=splits, files=files)
 
 

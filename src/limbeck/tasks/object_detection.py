@@ -14,7 +14,7 @@ from limbeck.tasks import _suppression
 from limbeck.tasks._anchors import NO_OBJECT, Points, assign
 from limbeck.tasks._average_precision import MEAN_AVERAGE_PRECISION, MEAN_AVERAGE_PRECISION_50
 from limbeck.tasks._model_output import call
-from limbeck.tasks.task import IMAGE_INPUTS, Output, Response
+from limbeck.tasks.task import IMAGE_INPUTS, BaseTask, Output, Response
 
 if TYPE_CHECKING:
     from limbeck.taps import Taps
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CLASSES, BOX = "classes", "box"
 
 
-class ObjectDetection:
+class ObjectDetection(BaseTask):
     """Object detection with an anchor-free, dense detector, such as RetinaNet, FCOS and ATSS.
 
     A model returns a mapping with `classes [n, points, classes]`, a logit per anchor point and
@@ -77,7 +77,17 @@ class ObjectDetection:
     element: ClassVar[str] = "anchor point"
     kinds: ClassVar[Mapping[str, Kind]] = {CLASSES: "binary", BOX: "value"}
     decoded: ClassVar[tuple[str, ...]] = ("boxes", "scores", "labels")
-    scores: ClassVar[tuple[Score, ...]] = (MEAN_AVERAGE_PRECISION, MEAN_AVERAGE_PRECISION_50)
+    scores: tuple[Score, ...] = (MEAN_AVERAGE_PRECISION, MEAN_AVERAGE_PRECISION_50)
+    reading: ClassVar[str] = """
+names = ["boxes", "scores", "labels"]
+boxes, scores, labels = (one[0] for one in session.run(names, inputs))
+for box, score, label in zip(boxes, scores, labels):
+    if label >= 0:  # others are padding
+        print(classes[label], float(score), box.tolist())  # in pixels of the model's input
+"""
+    restoring: ClassVar[str] = """
+outputs = logits["classes"].transpose(1, 2)  # `logits["box"]` has distances in strides
+"""
 
     def __init__(
         self,
@@ -110,6 +120,15 @@ class ObjectDetection:
         """Return the ONNX translations of the task's own operators."""
         return _suppression.translations()
 
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Run the model; return `classes [n, classes, points]` and `box [n, points, 4]`.
+
+        Raises:
+            InputError: The batch lacks an input, or the model returns something else.
+        """
+        logits, distances, _ = self._run(model, batch)
+        return {CLASSES: logits.transpose(1, 2), BOX: distances}
+
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Run the model; return its outputs, and the boxes that suppression leaves.
 
@@ -135,16 +154,20 @@ class ObjectDetection:
         raw = {CLASSES: by_class, BOX: distances}
         return {**raw, "boxes": kept, "scores": scores, "labels": labels}
 
+    def _points(self, batch: Batch) -> Points:
+        [image] = self._take(batch, "image").values()
+        return Points.of(image.shape[-2], image.shape[-1], self.strides, image)
+
     def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Points]:
-        returned = call(model, {"image": self._image(batch)})
-        image = self._image(batch)
+        [image] = self._take(batch, "image").values()
+        returned = call(model, {"image": image})
         logits, distances = (
             returned.get(name) if isinstance(returned, Mapping) else None for name in self.kinds
         )
         if not (isinstance(logits, Tensor) and isinstance(distances, Tensor)):
             given = list(returned) if isinstance(returned, Mapping) else type(returned).__name__
             raise InputError(Problem("model", given, f"a mapping with {CLASSES} and {BOX}"))
-        points = Points.of(image.shape[-2], image.shape[-1], self.strides, distances)
+        points = self._points(batch)
         expected = {CLASSES: len(self.classes), BOX: 4}
         problems = []
         for (name, width), tensor in zip(expected.items(), (logits, distances), strict=True):
@@ -156,12 +179,6 @@ class ObjectDetection:
         if problems:
             raise InputError(*problems)
         return logits, distances, points
-
-    def _image(self, batch: Batch) -> Tensor:
-        if not isinstance(batch, Mapping) or "image" not in batch:
-            given = list(batch) if isinstance(batch, Mapping) else type(batch).__name__
-            raise InputError(Problem("batch", given, "a mapping with image"))
-        return batch["image"]
 
     def respond(self, model: nn.Module, batch: Batch, taps: Taps | None = None) -> Response:
         """Run the model on a batch; elements are its anchor points, image by image.
@@ -190,9 +207,10 @@ class ObjectDetection:
         return Response(outputs, taps=taken, index=batch.get("index"))
 
     def _assign(self, batch: Batch, points: Points) -> tuple[Tensor, Tensor]:
-        count = len(self._image(batch))
         if "labels" not in batch:
-            none = torch.full((count, len(points.centre)), NO_OBJECT, device=points.centre.device)
+            none = torch.full(
+                (len(batch["image"]), len(points.centre)), NO_OBJECT, device=points.centre.device
+            )
             return none, points.centre.new_ones(*none.shape, 4)
         labels, boxes = batch["labels"], batch.get("boxes")
         given = None if boxes is None else list(boxes.shape)
@@ -215,16 +233,14 @@ class ObjectDetection:
         Raises:
             InputError: The batch lacks images, or labels and boxes do not fit together.
         """
-        image = self._image(batch)
-        points = Points.of(image.shape[-2], image.shape[-1], self.strides, image)
+        points = self._points(batch)
         return self._weights(batch, self._assign(batch, points)[0])
 
     def labelled(self, batch: Batch) -> dict[str, Tensor]:
         """Return which points are of an image with labels, if the batch has `labelled`."""
         if "labelled" not in batch:
             return {}
-        image = self._image(batch)
-        points = Points.of(image.shape[-2], image.shape[-1], self.strides, image)
+        points = self._points(batch)
         each = batch["labelled"].repeat_interleave(len(points.centre))
         return {CLASSES: each, BOX: each}
 

@@ -84,7 +84,7 @@ class BoxLabels(Labels):
         for row, size in zip(rows.tolist(), stored.tolist(), strict=True):
             height, width = size
             clipped = self.boxes[source][row].clip(0, [width, height, width, height])
-            outside = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
+            outside = ~_has_area(clipped)
             if outside.any():
                 given = f"a box {self.boxes[source][row][outside][0].tolist()}"
                 allowed = f"boxes in its image of {height}x{width}"
@@ -107,7 +107,7 @@ class BoxLabels(Labels):
             for name, (source, own) in rows.items()
         }
         missing = {name: np.flatnonzero(one == 0) for name, one in counts.items()}
-        total = sum(counts.values())
+        total = np.sum(list(counts.values()), axis=0)
         unseen = [self.classes[number] for number in missing["train"] if total[number]]
         if unseen:
             fix = "Add images with these classes to train, or leave the classes out."
@@ -222,7 +222,7 @@ class Boxes(LabelKind[BoxKeys]):
             name: _per_image(numbers.get(name, np.zeros(0, np.int64)), one)
             for name, one in boxes.items()
         }
-        area = {name: [(one[:, 2:] > one[:, :2]).all(1) for one in boxes[name]] for name in boxes}
+        area = {name: [_has_area(one) for one in own] for name, own in boxes.items()}
         dropped = sum(int((~one).sum()) for split in area.values() for one in split)
         if dropped:
             notes = (*notes, f"{dropped:,} boxes without area are left out")
@@ -302,6 +302,12 @@ def _per_image(
     numbers: NDArray[np.int64], boxes: list[NDArray[np.float32]]
 ) -> list[NDArray[np.int64]]:
     return np.split(numbers, np.cumsum([len(one) for one in boxes])[:-1])
+
+
+def _has_area(boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return whether each box has a width and a height above 0, `[boxes]`."""
+    x1, y1, x2, y2 = boxes.T
+    return np.asarray((x2 > x1) & (y2 > y1))
 
 
 def _kept(values: list[NDArray[Any]], masks: list[NDArray[np.bool_]]) -> list[NDArray[Any]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from limbeck.data.images import FORMATS, open_image, upright
+from limbeck.data.images import FORMATS, open_image, size_of, upright
 from limbeck.data.preprocess import (
     Comparison,
     Divisor,
@@ -171,6 +171,17 @@ class ImagePreprocess(Preprocess):
             given, fix = f"an array of {len(opened)} channels", "Convert it to grey."
             raise InputError(Problem(where, given, "1 channel, as in training", fix))
         return self.pixels(self._to_scale(opened, where))
+
+    def opened(self, value: Any, *, where: str) -> tuple[Any, tuple[int, int]]:
+        """Open an image, and return its height and width as well.
+
+        Example:
+            >>> prepare = ImagePreprocess((4, 4), 3, 255.0, (0.0,) * 3, (1.0,) * 3)
+            >>> prepare.opened(np.zeros((3, 8, 6), dtype=np.uint8), where="image")[1]
+            (8, 6)
+        """
+        opened = open_image(value, where=where)
+        return opened, size_of(opened)
 
     def _to_scale(self, array: NDArray[Any], where: str) -> NDArray[Any]:
         """Return an array in the type of the training; raise if its values have another scale."""
