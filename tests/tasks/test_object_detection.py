@@ -139,6 +139,20 @@ def test_an_image_without_boxes_has_one_point_of_weight():
     assert mean_loss(task, task.respond(Heads(), none)).isfinite()
 
 
+def test_boxes_that_change_are_assigned_again():
+    task, batch = ObjectDetection(CLASSES), batch_of()
+    first = task.weights(batch)["box"].clone()
+    assert torch.equal(task.weights(batch)["box"], first)
+    batch["boxes"] += 12
+    moved = task.weights(batch)["box"]
+    assert not torch.equal(moved, first)
+    assert torch.equal(moved, ObjectDetection(CLASSES).weights(batch)["box"])
+    larger = {**batch, "image": torch.zeros(4, 3, 2 * HEIGHT, WIDTH)}
+    assert len(task.weights(larger)["box"]) == 4 * (12 * 8 + 6 * 4 + 3 * 2)
+    turned = {**batch, "image": torch.zeros(4, 3, WIDTH, HEIGHT)}
+    assert not torch.equal(task.weights(turned)["box"], moved)
+
+
 # -- losses ---------------------------------------------------------------------------------------
 
 

@@ -26,11 +26,13 @@ class Points:
         centre: The points in pixels (x, y), `[points, 2]`.
         stride: The stride of each point's level in pixels, `[points]`.
         levels: The number of points per level.
+        size: The height and width of the image.
     """
 
     centre: Tensor
     stride: Tensor
     levels: tuple[int, ...]
+    size: tuple[int, int]
 
     @classmethod
     def of(cls, height: int, width: int, strides: Sequence[int], like: Tensor) -> Points:
@@ -59,7 +61,7 @@ class Points:
             centres.append(grid.flatten(0, 1))
             sizes.append(torch.full_like(centres[-1][:, 0], stride))
         levels = tuple(one.shape[0] for one in centres)
-        return cls(torch.cat(centres), torch.cat(sizes), levels)
+        return cls(torch.cat(centres), torch.cat(sizes), levels, (height, width))
 
     def decode(self, distances: Tensor) -> Tensor:
         """Convert distances in strides, `[..., points, 4]`, to boxes (x1, y1, x2, y2) in pixels."""
@@ -119,6 +121,42 @@ def assign(points: Points, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tenso
     classes = torch.where(positive, labels.gather(1, owner), empty)
     own = boxes.gather(1, owner.unsqueeze(-1).expand(-1, -1, 4))
     return classes, points.encode(own).masked_fill(~positive.unsqueeze(-1), 1.0)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The assignment of a batch, kept with the tensors that it was computed from.
+
+    Attributes:
+        classes: See `assign`.
+        distances: See `assign`.
+        source: The tensors, and their versions, which change with every operation in place.
+        size: The height and width of the images.
+    """
+
+    classes: Tensor
+    distances: Tensor
+    source: tuple[tuple[Tensor, int], ...]
+    size: tuple[int, int]
+
+    @classmethod
+    def of_batch(cls, points: Points, boxes: Tensor, labels: Tensor) -> Assignment:
+        """Assign the points of a batch."""
+        source = tuple((one, _version(one)) for one in (boxes, labels))
+        return cls(*assign(points, boxes, labels), source, points.size)
+
+    def of(self, points: Points, boxes: Tensor, labels: Tensor) -> bool:
+        """Return whether this is the assignment of these points and boxes."""
+        same = all(
+            one is other and version == _version(other) >= 0
+            for (one, version), other in zip(self.source, (boxes, labels), strict=True)
+        )
+        return same and self.size == points.size and self.distances.dtype == points.centre.dtype
+
+
+def _version(tensor: Tensor) -> int:
+    # Inference tensors count no changes: they never equal a kept one.
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def _iou_with_anchors(points: Points, boxes: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from limbeck import losses
 from limbeck.errors import InputError, Problem
 from limbeck.tasks import _suppression
-from limbeck.tasks._anchors import NO_OBJECT, Points, assign
+from limbeck.tasks._anchors import NO_OBJECT, Assignment, Points
 from limbeck.tasks._average_precision import MEAN_AVERAGE_PRECISION, MEAN_AVERAGE_PRECISION_50
 from limbeck.tasks._model_output import call
 from limbeck.tasks.task import IMAGE_INPUTS, BaseTask, Output, Response
@@ -103,6 +103,7 @@ outputs = logits["classes"].transpose(1, 2)  # `logits["box"]` has distances in 
         self.detections = detections
         self.suppression_iou = suppression_iou
         self.least_score = least_score
+        self._last: Assignment | None = None
 
     @classmethod
     def of(cls, data: TaskData) -> Self:
@@ -217,7 +218,10 @@ outputs = logits["classes"].transpose(1, 2)  # `logits["box"]` has distances in 
         if boxes is None or labels.ndim != 2 or boxes.shape != (*labels.shape, 4):
             allowed = f"{[*labels.shape, 4]}, for labels {list(labels.shape)} as [n, m]"
             raise InputError(Problem("batch.boxes", given, allowed))
-        return assign(points, boxes, labels)
+        # A step assigns a batch for its weights, its student and its teacher.
+        if self._last is None or not self._last.of(points, boxes, labels):
+            self._last = Assignment.of_batch(points, boxes, labels)
+        return self._last.classes, self._last.distances
 
     def _weights(self, batch: Batch, classes: Tensor) -> dict[str, Tensor]:
         positive = (classes != NO_OBJECT).float()
