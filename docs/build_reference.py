@@ -72,7 +72,7 @@ def reference() -> str:
     parts += ["#### teacher.normalization", _table(Normalization)]
     parts += ["### budget", _table(Budget), "### stages", "A stage is `- name: {settings}`."]
     trained = set(Training.model_fields)
-    for name in STAGES.names():
+    for name in STAGES.builtin():
         stage = STAGES.load(name)
         parts += [f"#### {name}", _first_line(stage)]
         own = set(stage.model_fields) - trained
@@ -113,7 +113,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def _ways(registry: Registry, key: str) -> Iterator[str]:
     """Describe everything in a registry that a key of a stage names, with its settings."""
-    for name in registry.names():
+    for name in registry.builtin():
         method = registry.load(name)
         yield f"`{key}: {name}`. {_first_line(method)}"
         if method.model_fields:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
@@ -379,3 +380,81 @@ def test_a_fresh_head_of_a_transformers_folder(tmp_path: Path) -> None:
     assert fresh.classifier.weight.shape == (5, 16)
     query = "bert.encoder.layer.0.attention.self.query.weight"
     assert torch.equal(fresh.state_dict()[query], same.state_dict()[query])
+
+
+def test_keys_are_mapped_by_patterns(tmp_path: Path, net: nn.Module) -> None:
+    def renamed(name: str) -> str:
+        return "encoder." + name.replace("blocks.", "stage_").replace("linear.", "head.fc.")
+
+    state = {renamed(name): tensor for name, tensor in net.state_dict().items()}
+    torch.save({"state_dict": _prefixed(state, "module.")}, tmp_path / "mapped.pt")
+    path = str(tmp_path / "mapped.pt")
+    keys = {r"^encoder\.(.*)": r"\1", r"stage_(\d+)": r"blocks.\1", r"\.?head\.fc\.": ".linear."}
+    assert _equal(_net(checkpoint=path, loading={"keys": keys}), net)
+    with pytest.raises(InputError):
+        _net(checkpoint=path, loading={"keys": {r"^coder\.(.*)": r"\1"}})
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [({"^(a": "b"}, "unterminated subpattern"), ({"^a": r"\1"}, "invalid group reference")],
+)
+def test_patterns_are_checked_before_any_file_is_read(keys: dict[str, str], message: str) -> None:
+    with pytest.raises(ValidationError, match=f"(?s)keys.*{message}"):
+        _net(checkpoint="no-such-file.pt", loading={"keys": keys})
+
+
+def test_a_partial_checkpoint_lists_loaded_missing_and_unexpected(
+    tmp_path: Path, net: nn.Module
+) -> None:
+    state = dict(net.state_dict())
+    names = list(state)
+    kept = {name: one for name, one in state.items() if not name.startswith("blocks.1")}
+    changed = {"linear.weight": torch.ones(9, 5), "projector.weight": torch.ones(2, 2)}
+    torch.save({"model": kept | changed}, tmp_path / "partial.pt")
+    path = str(tmp_path / "partial.pt")
+    with pytest.raises(InputError) as caught:
+        _net(checkpoint=path)
+    text = str(caught.value)
+    assert "nothing for blocks.1" in text
+    assert "also projector.weight" in text
+    assert "weights for 9 classes" in text
+    notes: list[str] = []
+    torch.manual_seed(5)
+    model = _net(notes=notes, checkpoint=path, loading={"partial": True})
+    torch.manual_seed(5)
+    fresh = _net()
+    for name, tensor in model.state_dict().items():
+        loaded = name in kept and name != "linear.weight"
+        assert torch.equal(tensor, (state if loaded else fresh.state_dict())[name]), name
+    listed = "\n".join(notes)
+    count = len([name for name in kept if name != "linear.weight"])
+    assert f"loaded {count} of {len(names)} tensors: blocks.0.0 (" in listed
+    assert "missing in the file, freshly initialised: blocks.1" in listed
+    assert "of another shape in the file, freshly initialised: linear.weight" in listed
+    assert "unexpected in the file, not loaded: projector.weight" in listed
+    assert "blocks.1.0.weight" in model.fresh_parameters
+    whole = tmp_path / "whole.pt"
+    torch.save(state, whole)
+    assert not hasattr(_net(checkpoint=str(whole), loading={"partial": True}), "fresh_parameters")
+
+
+def test_a_partial_checkpoint_without_any_tensor_of_the_model_is_refused(tmp_path: Path) -> None:
+    torch.save({"other.weight": torch.ones(3)}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"(?s)nothing for .*In the file: other.weight"):
+        _net(checkpoint=str(tmp_path / "other.pt"), loading={"partial": True})
+
+
+def test_of_model_and_average_one_is_chosen_in_a_partial_load(
+    tmp_path: Path, net: nn.Module
+) -> None:
+    average = {name: tensor + 1 for name, tensor in net.state_dict().items()}
+    content = {"state_dict": dict(net.state_dict()), "state_dict_ema": average}
+    torch.save(content, tmp_path / "both.pt")
+    path, loading = str(tmp_path / "both.pt"), {"partial": True}
+    with pytest.raises(
+        InputError, match=r"2 sets of weights, under 'state_dict\.', 'state_dict_ema\.'"
+    ):
+        _net(checkpoint=path, loading=loading)
+    model = _net(checkpoint=path, loading=loading | {"prefix": "state_dict_ema"})
+    assert torch.equal(model.linear.bias, net.linear.bias + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 
@@ -37,6 +38,7 @@ def test_a_generation_needs_a_student_before_it_and_no_teacher():
     [
         ({"teacher": "pupil"}, r"distill\.teacher: got 'pupil'"),
         ({"init": "new"}, r"distill\.init: got 'new'; allowed: 'same' or 'fresh'"),
+        ({"init": {"layers": []}}, r"distill\.init\.layers: got \[\]"),
         ({"objective": ["task"]}, r"distill\.teacher: got 'student'; allowed: a term against"),
         ({"scheme": "mutual"}, r"distill\.teacher: got 'student'; .*a scheme that uses one"),
     ],
@@ -75,7 +77,8 @@ def test_each_generation_learns_from_the_one_before(tmp_path, monkeypatch, quick
     monkeypatch.setattr(OfflineSettings, "build_scheme", build)
     again = {"distill": NEXT["distill"] | {"init": "same"}}
     fresh = {"distill": NEXT["distill"] | {"train_baseline": True}}
-    recipe = content(FIRST, fresh, NEXT, again, {"export": {"format": "onnx"}})
+    copied = {"distill": NEXT["distill"] | {"init": {"layers": {"": ""}}}}
+    recipe = content(FIRST, fresh, NEXT, again, copied, {"export": {"format": "onnx"}})
     recipe["seeds"], recipe["threads"], recipe["profiles"] = [0], 1, {}
     run(validate(recipe), out=tmp_path)
 
@@ -84,16 +87,41 @@ def test_each_generation_learns_from_the_one_before(tmp_path, monkeypatch, quick
             other.state_dict()
         )
 
-    trials, [first, second, third, fourth] = seen[:-4], seen[-4:]
-    assert len(trials) == 4
-    for (_, teacher), number in ((second, 1), (third, 2), (fourth, 3)):
+    trials, [first, second, third, fourth, fifth] = seen[:-5], seen[-5:]
+    assert len(trials) == 5
+    for (_, teacher), number in ((second, 1), (third, 2), (fourth, 3), (fifth, 4)):
         before = copy.deepcopy(first[0])
         load_weights(before, tmp_path / "stages" / f"0{number}-distill" / "model.safetensors")
         assert equal(teacher, before)
     assert not equal(second[0], first[0])  # weights of another seed in each generation
     assert not equal(third[0], second[0])
     assert equal(fourth[0], fourth[1])  # continues from the student that teaches it
+    assert equal(fifth[0], fifth[1])  # all of the teacher's layers are copied
+    record = json.loads((tmp_path / "stages" / "05-distill" / "record.json").read_text())
+    assert record["notes"][0].startswith("initialised from the teacher: all <- all")
     assert first[1] is None
     assert not any(parameter.requires_grad for parameter in second[1].parameters())
     assert (tmp_path / "stages" / "02-distill" / "baseline").is_dir()
     assert not (tmp_path / "stages" / "03-distill" / "baseline").exists()
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ({"blok1": "block1"}, r'distill.init.layers: got .blok1.; .* did you mean "block1"'),
+        ([0, 1], r"distill.init.layers: got \[0, 1\]; .*one stack of 2 layers in the student"),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused_before_the_run(tmp_path, layers, message):
+    first, second = (
+        {"distill": FIRST["distill"]},
+        {"distill": NEXT["distill"] | {"init": {"layers": layers}}},
+    )
+    with pytest.raises(InputError, match=message):
+        check(validate(content(first, second)), out=tmp_path / "run")
+
+
+def test_layers_need_the_teacher_for_an_objective_of_labels_too():
+    settings = {"epochs": 1, "objective": ["task"], "init": {"layers": [0]}}
+    with pytest.raises(InputError, match="distill: got 'no teacher'"):
+        validate(content({"distill": settings}))

@@ -52,6 +52,8 @@ def test_the_stage_of_mutual_learning_needs_no_teacher():
         ({"epoch": 2}, r"distill\.epoch: got 2;.*did you mean \"epochs\""),
         ({"copies": 1}, r"distill\.copies: got 1; allowed: greater than or equal to 2"),
         ({"copies": 2, "peers": [NET]}, r"distill\.copies: got 2; .*`peers`, not both"),
+        ({"copies": 3, "ship": "peer_3"}, r"distill\.ship: got 'peer_3'; .*best, peer_1, peer_2$"),
+        ({"peers": [NET], "ship": "best"}, r"distill\.ship: got 'best'; allowed: student$"),
         ({"peers": []}, r"distill\.peers: got \[\]"),
         ({"peers": [NET | {"source": "limbek"}]}, r"distill\.peers\.0\.source: got 'limbek'"),
         ({"peers": [NET, NET | {"name": "digit"}]}, r"distill\.peers\.1\.name: got 'digit'.*\?"),

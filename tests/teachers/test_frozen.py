@@ -38,6 +38,31 @@ def test_no_gradient_and_no_change(digits, task, net):
     assert fingerprint.of_tensors(model.state_dict()) == before
 
 
+def test_gradients_reach_the_inputs_and_no_parameter(digits, task, net):
+    model = net()
+    teacher = FrozenTeacher(model, task, ["0"], input_gradients=True)
+    before = fingerprint.of_module(model)
+    batch = digits.train.__getitems__(range(5))
+    own, reference = (batch["image"].clone().requires_grad_() for _ in range(2))
+    model.train().requires_grad_(True)
+    answer = teacher.answer(batch | {"image": own})
+    (answer.logits.square().sum() + answer.taps["0"].sum()).backward()
+    assert all(one.grad is None and not one.requires_grad for one in model.parameters())
+    (model(reference).square().sum() + model[0](reference).sum()).backward()
+    torch.testing.assert_close(own.grad, reference.grad)
+    assert own.grad.abs().sum() > 0
+    assert not teacher.answer(batch).taps["0"].requires_grad
+    with torch.no_grad():
+        assert not teacher.answer(batch | {"image": own}).taps["0"].requires_grad
+    assert fingerprint.of_module(model) == before
+
+
+@pytest.mark.parametrize("form", ["top_k", "sampled", "head"])
+def test_other_forms_have_no_gradient(task, net, form):
+    with pytest.raises(InputError, match=f"targets: got '{form}'; allowed: dense, with input_grad"):
+        FrozenTeacher(net(), task, targets=form, input_gradients=True)
+
+
 def test_its_fingerprint_is_its_weights(task, net):
     one, same, other = (FrozenTeacher(net(seed), task) for seed in (0, 0, 1))
     assert one.fingerprint == same.fingerprint != other.fingerprint

@@ -84,7 +84,7 @@ def test_the_weights_of_the_chosen_epoch_are_kept(tiny, tmp_path, accelerator, v
 
     _, history = tiny.train(tmp_path, subject=subject, validate=validate, keep=keep)
     kept = best if keep == "best" else 3
-    assert history.best_epoch == kept
+    assert history.best_step == 3 * kept
     assert fingerprint.of_tensors(subject.student.state_dict()) == seen[kept - 1]
     for row, value in zip(history.rows, values, strict=True):
         assert row.get("validation/score", math.nan) == pytest.approx(value, nan_ok=True)
@@ -94,7 +94,7 @@ def test_the_weights_of_the_chosen_epoch_are_kept(tiny, tmp_path, accelerator, v
 @pytest.mark.parametrize("validate", [lambda model: {}, lambda model: {"score": math.nan}])
 def test_without_a_number_the_last_epoch_is_kept(tiny, tmp_path, accelerator, validate):
     _, history = tiny.train(tmp_path, validate=validate)
-    assert history.best_epoch == 3
+    assert history.best_step == 9
 
 
 def test_patience_stops_early(tiny, tmp_path, accelerator):
@@ -103,7 +103,7 @@ def test_patience_stops_early(tiny, tmp_path, accelerator):
     assert history.stopped_early
     assert len(history.rows) == 4
     assert history.steps == 12
-    assert history.best_epoch == 3
+    assert history.best_step == 9
 
 
 def test_the_teacher_stays_as_it_was_and_is_saved_nowhere(tiny, tmp_path, accelerator):
@@ -192,8 +192,10 @@ def test_every_sample_is_seen_once_an_epoch(tiny, tmp_path, accelerator):
             ]
             assert sorted(shares) == list(range(samples))
             assert samples == 1 or min(map(len, parts)) >= 2
-        assert parts == data.batches(samples, size=size, seed=0, epoch=1)
-    assert data.batches(9, size=4, seed=1, epoch=0) != data.batches(9, size=4, seed=0, epoch=0)
+        assert [*parts] == [*data.batches(samples, size=size, seed=0, epoch=1)]
+    assert (
+        data.batches(9, size=4, seed=1, epoch=0)[0] != data.batches(9, size=4, seed=0, epoch=0)[0]
+    )
 
 
 def test_nothing_to_train_on_is_an_error(tiny, tmp_path, accelerator):
@@ -225,3 +227,56 @@ def test_a_student_with_frozen_parts_trains_the_rest(tiny, tmp_path, accelerator
     assert torch.equal(subject.student[0].weight, before[0])
     assert not torch.equal(subject.student[-1].weight, before[1])
     assert isinstance(subject.student[1], nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [("DEEPSPEED", "DEEPSPEED"), ("MEGATRON_LM", "MEGATRON_LM"), ("FSDP", "FSDP version 1")],
+)
+def test_other_ways_of_distribution_are_refused(tiny, tmp_path, accelerator, kind, given):
+    from accelerate.utils import DistributedType
+
+    class Other:
+        distributed_type, is_fsdp2 = DistributedType[kind], False
+
+    with pytest.raises(InputError, match=f"accelerator: got '{given}'; allowed: one process"):
+        tiny.train(tmp_path, accelerator=Other())
+
+
+def test_the_student_that_ships_is_chosen_by_validation(tiny, tmp_path, accelerator):
+    from limbeck.training import Training, fit
+
+    scores = {4: [0.1, 0.9, 0.2], 5: [0.5, 0.6, 0.4]}  # by width
+
+    def validate(model):
+        return {"score": scores[model[0].out_channels].pop(0)}
+
+    def train(ship, folder):
+        subject = tiny.mutual()
+        history = fit(
+            subject,
+            train=tiny.Images(),
+            validate=validate,
+            settings=Training(epochs=3, batch_size=8),
+            folder=tmp_path / folder,
+            seed=0,
+            accelerator=accelerator,
+            ship=ship,
+        )
+        return subject, history
+
+    whole, history = train("best", "best")
+    assert (history.student, history.best_step) == ("student", 6)
+    assert [row["validation/score"] for row in history.rows] == [0.5, 0.9, 0.4]
+    assert [row["validation/peer_1/score"] for row in history.rows] == [0.5, 0.6, 0.4]
+    scores.update({5: [0.1, 0.2, 0.3]})
+    _, history = train("peer_1", "peer")
+    assert (history.student, history.best_step) == ("peer_1", 9)
+    assert scores[4] == []
+    scores.update({4: [0.3, 0.3, 0.3], 5: [0.4, 0.2, 0.1]})
+    other, history = train("best", "other")
+    assert (history.student, history.best_step) == ("peer_1", 3)
+    states = [one.peer_1.state_dict().values() for one in (whole, other)]
+    assert not all(map(torch.equal, *states))  # of the first epoch, and of the last
+    with pytest.raises(InputError, match="ship: got 'peer'; allowed: best, student, peer_1"):
+        train("peer", "none")

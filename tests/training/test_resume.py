@@ -73,7 +73,7 @@ def test_killed_at_every_step_it_comes_to_the_same_bits(tiny, tmp_path, accelera
         got, got_rows, got_history = go(tiny, folder, accelerator, **settings)
         assert same(got, expected), step
         assert got_rows == rows
-        assert got_history.best_epoch == history.best_epoch
+        assert got_history.best_step == history.best_step
         assert got_history.stopped_early == history.stopped_early
 
 

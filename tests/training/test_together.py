@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def two(tiny, tmp_path_factory, accelerator):
     [
         ("plain", {"batch_size": 8, "gradient_accumulation_steps": 1}),
         ("mutual", {"batch_size": 8, "gradient_accumulation_steps": 1}),
+        ("sharded", {"batch_size": 8, "gradient_accumulation_steps": 1}),
         (
             "accumulated",
             {
@@ -54,7 +56,8 @@ def two(tiny, tmp_path_factory, accelerator):
     ],
 )
 def test_two_processes_give_the_curve_of_one(tiny, tmp_path, accelerator, two, name, settings):
-    subject = (tiny.mutual if name == "mutual" else tiny.scheme)(dropout=0.0)
+    build = tiny.mutual if name == "mutual" else partial(tiny.scheme, hint=name == "sharded")
+    subject = build(dropout=0.0)
     shared = {
         "epochs": 3,
         "weight_decay": 0.1,

@@ -126,7 +126,7 @@ def train(
 ) -> tuple[Any, History]:
     subject = subject or scheme()
     chosen = {
-        "epochs": 3,
+        **({} if "steps" in settings else {"epochs": 3}),
         "batch_size": 4,
         "gradient_accumulation_steps": 2,
         "learning_rate": 0.01,

@@ -16,9 +16,11 @@ import tiny
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import InputError, LimbeckError
 from limbeck.training import CheckpointError
 from limbeck.training.prepare import SynchronizedBatchNorm, synchronized
 
@@ -216,6 +218,67 @@ def alone(accelerator: Accelerator) -> None:
     torch.testing.assert_close(model[0].running_mean, torch.tensor([0.15, 0.25]))
 
 
+def use_fsdp2(accelerator: Accelerator) -> None:
+    """Let Accelerate shard on a CPU too, where it leaves its plugin out."""
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="size_based_wrap",
+        min_num_params=20,
+        cpu_ram_efficient_loading=False,
+    )
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = plugin
+    assert accelerator.is_fsdp2
+
+
+def shards(accelerator: Accelerator, folder: Path) -> None:
+    """Train a sharded student with a connector; the curve of one process, also after a kill."""
+    use_fsdp2(accelerator)
+    ends, seen = [], []
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        seen.append({type(one) for one in model.parameters()})
+        with torch.no_grad():
+            logits = model.eval()(tiny.Images(noise=0).images)
+        assert logits.isfinite().all()
+        return {"score": float(len(seen))}  # the last weights are the best
+
+    for name, kill in (("sharded", None), ("sharded-killed", 4)):
+        for step in (kill, None) if kill else (None,):
+            subject = tiny.scheme(dropout=0.0, hint=True)
+            student = subject.student
+            with pytest.raises(tiny.Killed) if step else nullcontext():
+                tiny.train(
+                    folder / name,
+                    subject=subject,
+                    accelerator=accelerator,
+                    log_every=1,
+                    validate=validate,
+                    progress_bar=tiny.KillAt(step) if step else None,
+                    **{**CURVE, "keep": "best"},
+                    **CASES["plain"],
+                )
+            accelerator.wait_for_everyone()
+            assert subject.student is student
+        state = student.state_dict()
+        assert not any(isinstance(one, DTensor) for one in state.values())
+        flat = torch.cat([one.double().flatten() for one in state.values()])
+        other = flat.clone()
+        dist.broadcast(other, 0)
+        assert torch.equal(flat, other)
+        ends.append(flat)
+        if accelerator.is_main_process and not kill:
+            torch.save(state, folder / "sharded.pt")
+    assert set.union(*seen) == {DTensor}
+    assert torch.equal(*ends)
+    with pytest.raises(InputError, match=r"ema_decay: got 0\.5; allowed: None, with FSDP2"):
+        tiny.train(folder / "average", accelerator=accelerator, ema_decay=0.5)
+    subject = tiny.scheme()
+    subject._objective.balance._every = 1
+    with pytest.raises(InputError, match="gradient norms of sharded parameters"):
+        tiny.train(folder / "norms", subject=subject, accelerator=accelerator)
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     accelerator = Accelerator(cpu=True)
@@ -226,6 +289,7 @@ def main() -> None:
     spoiled(accelerator, folder)
     branches(accelerator, folder)
     alone(accelerator)
+    shards(accelerator, folder)
     accelerator.end_training()
     print(f"process {accelerator.process_index} is content")
 

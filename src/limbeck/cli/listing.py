@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -11,7 +12,8 @@ import typer
 
 from limbeck.cli._docstrings import module_names, of_module, of_modules, of_package
 from limbeck.cli._terminal import show
-from limbeck.core.registry import camel_case
+from limbeck.core.plugins import Plugin, plugins
+from limbeck.core.registry import BUILTIN, camel_case
 
 
 class Kind(StrEnum):
@@ -28,15 +30,32 @@ class Kind(StrEnum):
     studies = "studies"
 
 
+GROUPS = {
+    Kind.losses: "limbeck.losses",
+    Kind.methods: "limbeck.methods",
+    Kind.tasks: "limbeck.tasks",
+    Kind.schemes: "limbeck.schemes",
+    Kind.stages: "limbeck.stages",
+    Kind.evaluations: "limbeck.evaluations",
+    Kind.models: "limbeck.model_sources",
+}
+"""The groups of entry points by which packages add names."""
+
+
 def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON: name to one line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As JSON: name to description and origin.")
+    ] = False,
     source: Annotated[
         str | None,
         typer.Option(help="For models: list those of one source, such as timm; it is imported."),
     ] = None,
 ) -> None:
-    """List losses, methods, tasks, schemes, stages, evaluations, models, recipes or studies."""
+    """List losses, methods, tasks, schemes, stages, evaluations, models, recipes or studies.
+
+    The origin of a name is limbeck itself (built-in), or another package that adds it.
+    """
     from limbeck.errors import InputError, Problem
 
     if source is not None and kind is not Kind.models:
@@ -44,17 +63,36 @@ def list_(
     if source is not None:
         from limbeck.models.spec import names
 
-        listed = {f"{source}:{name}": "" for name in names(source)}
+        lines = {f"{source}:{name}": "" for name in names(source)}
     else:
-        listed = _LISTS[kind]()
+        lines = _LISTS[kind]()
+    added = {} if source is not None else _added(kind, list(lines))
+    listed = {name: {"description": line, "origin": BUILTIN} for name, line in lines.items()}
+    listed |= {
+        name: {"description": one.summary, "origin": one.origin} for name, one in added.items()
+    }
     if as_json:
-        typer.echo(json.dumps(listed, indent=2))
+        typer.echo(json.dumps(dict(sorted(listed.items())), indent=2))
         return
-    width = max((len(name) for name in listed), default=0)
-    for name, line in listed.items():
-        show(f"{name:<{width}}  {line}".rstrip())
+    wide = max((len(name) for name in listed), default=0)
+    origins = max((len(one["origin"]) for one in listed.values()), default=0)
+    for name, one in sorted(listed.items()):
+        show(f"{name:<{wide}}  {one['origin']:<{origins}}  {one['description']}".rstrip())
     if not listed:
         typer.echo(f"There are no {kind.value} yet.")
+
+
+def _added(kind: Kind, builtin: list[str]) -> dict[str, Plugin]:
+    """Return the names of a kind that other packages add."""
+    if kind not in GROUPS:
+        return {}
+    found = plugins(GROUPS[kind], kind=kind.value, builtin=builtin)
+    if kind is Kind.models:  # a source is listed by its command
+        return {
+            f"{name}:...": replace(one, summary=f"limbeck list models --source {name}")
+            for name, one in found.items()
+        }
+    return found
 
 
 def _losses() -> dict[str, str]:

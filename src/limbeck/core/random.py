@@ -8,6 +8,9 @@ Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generat
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -38,6 +41,39 @@ def random_bits(*words: int, index: ArrayLike) -> NDArray[np.uint64]:
         True
     """
     return _mix((_state(words) ^ np.asarray(index, dtype=np.uint64)) + np.uint64(GOLDEN))
+
+
+def seed_all(*words: int) -> None:
+    """Set the seeds of torch, numpy and Python by a hash of some numbers."""
+    [bits] = random_bits(*words, index=[0]).tolist()
+    torch.manual_seed(bits >> 1)
+    np.random.seed(bits % 2**32)
+    random.seed(bits)
+
+
+@contextmanager
+def seeded(*words: int) -> Iterator[None]:
+    """Run a block with seeds of its own, and restore the random states of the program after it.
+
+    Args:
+        words: The purpose of the numbers, as for `random_bits`.
+
+    Example:
+        >>> with seeded(0, 7):
+        ...     first = torch.rand(1)
+        >>> with seeded(0, 7):
+        ...     print(bool(torch.rand(1) == first))
+        True
+    """
+    states = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        seed_all(*words)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 def below(bound: int, bits: NDArray[np.uint64]) -> NDArray[np.int64]:

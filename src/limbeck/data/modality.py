@@ -9,14 +9,16 @@ imported inside `prepare`.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from limbeck.core.registry import Registry
 from limbeck.data.settings import Section, Settings
+from limbeck.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -144,9 +146,25 @@ class Modality(ABC, Generic[KeysT]):
         return {}
 
 
+def loadable(registry: Registry) -> list[Any]:
+    """Return all objects of a registry; a plug-in that fails to load is left out with a warning.
+
+    The keys of a recipe come from them, so that one broken package would stop every recipe.
+    """
+    found = []
+    for name in registry.names():
+        try:
+            found.append(registry.load(name))
+        except InputError as error:
+            if name in registry.builtin():
+                raise
+            warnings.warn(f"left out: {error}", stacklevel=2)
+    return found
+
+
 def modalities() -> list[Modality[Settings]]:
     """Return all modalities, in alphabetical order of their names."""
-    return [MODALITIES.load(name) for name in MODALITIES.names()]
+    return loadable(MODALITIES)
 
 
 def modality_of(spec: DataSpec, columns: Mapping[str, object] | list[str]) -> Modality[Settings]:

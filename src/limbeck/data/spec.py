@@ -8,16 +8,18 @@ from pydantic import AfterValidator, Field, create_model, model_validator
 
 from limbeck.core.registry import Registry
 from limbeck.data.label import LABELS, LabelKind
-from limbeck.data.modality import Modality, modalities
+from limbeck.data.modality import Modality, loadable, modalities
 from limbeck.data.settings import Fraction, Rows, Section, Seed, Settings, SplitName, duplicates
 from limbeck.errors import Problem, RefusedError, did_you_mean
 
 if TYPE_CHECKING:
     from typing import Self
 
-SOURCES = Registry("limbeck.data.sources", kind="data.source", attribute="load")
+SOURCES = Registry(
+    "limbeck.data.sources", kind="data.source", attribute="load", group="limbeck.data_sources"
+)
 _MODALITIES: list[Modality[Settings]] = modalities()
-_KINDS: list[LabelKind[Settings]] = [LABELS.load(name) for name in LABELS.names()]
+_KINDS: list[LabelKind[Settings]] = loadable(LABELS)
 NOT_INPUTS = frozenset({"index", "view", "weight"}).union(*(kind.entries for kind in _KINDS))
 """Batch entries that are not inputs of a model."""
 NO_CONTENT = {"files", "licence", "name", "max_overlap"}.union(
@@ -81,7 +83,7 @@ class _Base(Settings):
     """
 
     source: Annotated[
-        str, AfterValidator(_check_source), Field(json_schema_extra={"enum": [*SOURCES.names()]})
+        str, AfterValidator(_check_source), Field(json_schema_extra={"enum": SOURCES.builtin()})
     ]
     name: str = ""
     config: str | None = None

@@ -25,13 +25,22 @@ if TYPE_CHECKING:
 
 
 R = TypeVar("R", bound=Result)
-EVALUATIONS = Registry("limbeck.evaluate", kind="evaluation", attribute="evaluate", folders=True)
+GROUP = "limbeck.evaluations"
+"""The entry points of other packages: each names a module that is like a folder here."""
+
+EVALUATIONS = Registry(
+    "limbeck.evaluate", kind="evaluation", attribute="evaluate", folders=True, group=GROUP
+)
 """Evaluations by name."""
 
-WORKLOADS = Registry("limbeck.evaluate", kind="evaluation", attribute="workload", folders=True)
+WORKLOADS = Registry(
+    "limbeck.evaluate", kind="evaluation", attribute="workload", folders=True, group=GROUP
+)
 """Functions that compute an evaluation's workload, by name."""
 
-RESULTS = Registry("limbeck.evaluate", kind="evaluation", attribute=camel_case, folders=True)
+RESULTS = Registry(
+    "limbeck.evaluate", kind="evaluation", attribute=camel_case, folders=True, group=GROUP
+)
 """Types of the results, by name."""
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from limbeck.errors import check_choice
+from limbeck.core.registry import Catalogue
 from limbeck.losses.attention_maps import (
     attention_kl,
     attention_mse,
@@ -124,6 +124,9 @@ BATCH_LOSSES = frozenset(
 )
 """The losses that return one scalar per batch, not one value per element."""
 
+LOSSES = Catalogue(__name__, kind="loss", group=__name__, own=True)
+"""The losses by name: those of `__all__`, of plug-ins, and the user's own."""
+
 
 def find(name: str, *, where: str = "loss") -> Callable[..., Tensor]:
     """Return the loss of that name; raise an error with similar names if it is unknown.
@@ -136,6 +139,5 @@ def find(name: str, *, where: str = "loss") -> Callable[..., Tensor]:
         ...
         limbeck.errors.InputError: loss: got 'soft_taget_kl'; ... did you mean "soft_target_kl"...
     """
-    check_choice(name, __all__, where=where)
-    loss: Callable[..., Tensor] = globals()[name]
+    loss: Callable[..., Tensor] = LOSSES.load(name, where=where)
     return loss

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from limbeck.core.registry import Registry
 from limbeck.errors import Problem, RefusedError, did_you_mean
 
-SOURCES = Registry("limbeck.models.sources", kind="model.source", attribute="source")
+SOURCES = Registry(
+    "limbeck.models.sources", kind="model.source", attribute="source", group="limbeck.model_sources"
+)
 
 
 def _check_source(name: str) -> str:
@@ -40,38 +43,94 @@ class Normalization(BaseModel):
 
 
 class Loading(BaseModel):
-    """Settings for matching a checkpoint's tensors with the model's; all must match by default.
+    r"""Settings for matching a checkpoint's tensors with the model's; all must match by default.
 
     Attributes:
         prefix: The prefix of the model's names in the file, such as `state_dict_ema`; inferred if
             not given, and only needed if several sets of weights in the file fit.
         rename: Dotted parts of the file's names, and their names in the model: `{fc: linear,
             downsample.0: shortcut.0}`.
+        keys: Patterns of the file's names, as regular expressions, and what replaces them:
+            `{"^backbone\.(.*)": "\1"}`. `^` is the start of a name, after any prefix.
         skip: Names, or dotted prefixes of names, that are neither loaded nor required.
+        partial: Whether to load the tensors whose name and shape fit, and to leave the others; the
+            notes of the run list those loaded, missing and unexpected.
         head: `fresh` keeps the initialisation of the last layer, which computes the logits: for a
             checkpoint of other classes, or without a head.
 
     Example:
         >>> Loading(rename={"fc": "linear"}).renamed("module.fc.weight")
         'module.linear.weight'
+        >>> Loading(keys={r"^backbone\.(.*)": r"\1"}).renamed("module.backbone.conv.weight")
+        'module.conv.weight'
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prefix: str | None = None
     rename: dict[Annotated[str, Field(min_length=1)], str] = Field({}, max_length=1000)
+    keys: dict[Annotated[str, Field(min_length=1, max_length=1000)], str] = Field(
+        {}, max_length=1000
+    )
     skip: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(max_length=1000)] = ()
+    partial: bool = False
     head: Literal["fresh"] | None = None
 
+    @model_validator(mode="after")
+    def _check_keys(self) -> Self:
+        for pattern, replacement in self.keys.items():
+            try:
+                re.compile(pattern).sub(replacement, "")
+            except (re.error, IndexError) as error:
+                given = f"{pattern!r}: {replacement!r}"
+                allowed = "a regular expression, and a replacement with its groups"
+                raise RefusedError(Problem("keys", given, allowed, str(error))) from error
+        return self
+
     def renamed(self, name: str) -> str:
-        """Return a tensor's name with the dotted parts renamed."""
+        """Return a tensor's name with the dotted parts renamed and the patterns replaced."""
         for old, new in self.rename.items():
             name = f".{name}.".replace(f".{old}.", f".{new}." if new else ".").strip(".")
+        for pattern, replacement in self.keys.items():
+            name = _replaced(name, pattern, replacement)
         return name
 
     def skips(self, name: str) -> bool:
         """Return whether a tensor is neither loaded nor required."""
         return any(name == part or name.startswith(f"{part.rstrip('.')}.") for part in self.skip)
+
+
+Layers: TypeAlias = (
+    Annotated[list[Annotated[int, Field(ge=0, le=10_000)]], Field(min_length=1, max_length=10_000)]
+    | Annotated[dict[str, str], Field(min_length=1, max_length=1000)]
+)
+"""The teacher's layer per layer of the student, or the teacher's path per path of the student."""
+
+
+class LayerInit(BaseModel):
+    """The initial weights of a student: copies of its teacher's layers.
+
+    Attributes:
+        layers: The teacher's layer for each of the student's, such as `[0, 2, 4]`; or a mapping
+            from the student's paths to the teacher's, such as
+            `{"encoder.{i}": "encoder.{2i}"}`. Other weights are fresh.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: Layers
+
+
+def _replaced(name: str, pattern: str, replacement: str) -> str:
+    """Replace a pattern in a name; an anchored one at the start, after as few parts as possible."""
+    if not pattern.startswith("^"):
+        return re.sub(pattern, replacement, name)
+    parts = name.split(".")
+    for cut in range(len(parts)):
+        inner = ".".join(parts[cut:])
+        if re.match(pattern, inner):
+            return ".".join(filter(None, [*parts[:cut], re.sub(pattern, replacement, inner)]))
+    return name
 
 
 class Expect(BaseModel):
@@ -130,7 +189,7 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     source: Annotated[
-        str, AfterValidator(_check_source), Field(json_schema_extra={"enum": [*SOURCES.names()]})
+        str, AfterValidator(_check_source), Field(json_schema_extra={"enum": SOURCES.builtin()})
     ]
     name: str = ""
     path: str | None = None

@@ -23,6 +23,7 @@ SHOWN = 8
 # The maximum number of missing names to compare with all others: the comparison is quadratic.
 COMPARED = 60
 COUNTER = "num_batches_tracked"
+PARTIAL = "To load what fits, and list the rest: `loading: {partial: true}`."
 
 
 @dataclass
@@ -39,6 +40,7 @@ class _Match:
     shapes: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    partial: bool = False
 
     @property
     def fits(self) -> bool:
@@ -62,7 +64,9 @@ def load_weights(
 
     Names are matched after any prefix in the file (`state_dict.`, `model.`, `module.`). Every
     tensor must match in name and shape; only the counters of batch normalisation, which no
-    computation uses, and the second name of a shared tensor may be missing.
+    computation uses, and the second name of a shared tensor may be missing. With
+    `loading.partial`, those that match are loaded; the model's other parameters are then named in
+    its attribute `fresh_parameters`.
 
     Args:
         model: The module, in float32.
@@ -85,6 +89,8 @@ def load_weights(
     if problems:
         raise InputError(*problems)
     model.load_state_dict(match.given, strict=False)
+    if match.partial and (fresh := (*match.missing, *match.shapes)):
+        model.fresh_parameters = fresh  # type: ignore[assignment]
     _check_values(model, match, where)
     return _notes(match)
 
@@ -116,6 +122,13 @@ def _best_match(
             match = converted if converted.fits else match
         matches.append(match)
     fitting = [match for match in matches if match.fits]
+    if loading.partial:
+        most = max(len(match.given) for match in matches)
+        fitting = [match for match in matches if len(match.given) == most]
+        if not most:
+            allowed = "at least one tensor of the model, by name and shape"
+            fix = f"In the file: {_some(list(tensors))}. In the model: {_some(list(own))}."
+            raise InputError(Problem(where, f"nothing for {type(model).__name__}", allowed, fix))
     different = [one for one in fitting[1:] if not _equal(one.given, fitting[0].given)]
     if different:
         names = [repr(one.prefix) for one in (fitting[0], *different)]
@@ -174,6 +187,10 @@ def _compare(match: _Match, loading: Loading, aliases: set[str]) -> None:
                 match.shapes.append(name)
     if loading.head == "fresh":
         _keep_head(match)
+    if loading.partial:
+        match.partial = True
+        for name in (*match.extra, *match.shapes):
+            del given[name]
 
 
 def _keep_head(match: _Match) -> None:
@@ -209,25 +226,27 @@ def _equal(left: Tensors, right: Tensors) -> bool:
 
 def _differences(match: _Match, where: str) -> list[Problem]:
     problems = []
-    own, given, nearest = match.model_tensors, match.given, _suggested_renames(match)
-    if match.missing:
+    own, given = match.model_tensors, match.given
+    nearest = "" if match.partial else _suggested_renames(match)
+    if match.missing and not match.partial:
         text = f"nothing for {_some(match.missing)}"
         headless = not match.extra and all(
             len(own[name]) == match.classes for name in match.missing if own[name].ndim
         )
-        fix = "To train a new head: `loading: {head: fresh}`." if headless else nearest
+        fix = "To train a new head: `loading: {head: fresh}`." if headless else nearest or PARTIAL
         problems.append(Problem(where, text, "every tensor of the model", fix))
-    if match.extra:
+    if match.extra and not match.partial:
         fix = "" if nearest and match.missing else "Leave some out by `loading: {skip: [...]}`."
         text = f"also {_some(match.extra)}"
         problems.append(Problem(where, text, "the tensors of the model only", fix))
-    heads = [name for name in match.shapes if match.is_head(name)]
+    shapes = [] if match.partial else match.shapes
+    heads = [name for name in shapes if match.is_head(name)]
     if heads:
         text = f"weights for {given[heads[0]].shape[0]} classes ({_some(heads)})"
         allowed = f"weights for the {match.classes} classes of the data"
         fix = "To train a new head on the other weights: `loading: {head: fresh}`."
         problems.append(Problem(where, text, allowed, fix))
-    for name in [name for name in match.shapes if name not in heads][:SHOWN]:
+    for name in [name for name in shapes if name not in heads][:SHOWN]:
         text = f"{name} of shape {tuple(given[name].shape)}"
         problems.append(Problem(where, text, f"shape {tuple(own[name].shape)}"))
     for name, partners in _shared(own).items():
@@ -306,6 +325,18 @@ def _notes(match: _Match) -> list[str]:
         notes.append(f"not loaded: {listed}")
     if match.skipped:
         notes.append(f"skipped in the file: {_some(match.skipped)}")
+    if match.partial:
+        groups = Counter(name.rpartition(".")[0] or name for name in match.given)
+        parts = [f"{name} ({count})" for name, count in sorted(groups.items())]
+        total = len(match.model_tensors)
+        notes.append(f"loaded {len(match.given)} of {total} tensors: {_some(parts)}")
+        for names, what in (
+            (match.missing, "missing in the file, freshly initialised"),
+            (match.shapes, "of another shape in the file, freshly initialised"),
+            (match.extra, "unexpected in the file, not loaded"),
+        ):
+            if names:
+                notes.append(f"{what}: {_some(names)}")
     if match.fresh:
         notes.append(f"not loaded, freshly initialised: {_some(match.fresh)}")
     return notes

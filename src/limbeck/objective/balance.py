@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from limbeck.errors import InputError, Problem
+
 _KEPT = 0.9  # the momentum of the weights: one batch is a noisy estimate
 _EVERY = 50
 
@@ -94,12 +96,21 @@ def gradient_norms(
 ) -> dict[str, Tensor]:
     """Compute the gradient norm of each value for some parameters; costs a backward pass each.
 
+    Raises:
+        InputError: The parameters are sharded.
+
     Example:
         >>> layer = nn.Linear(1, 1, bias=False)
         >>> norms = gradient_norms({"double": layer.weight.sum() * 2}, [layer.weight])
         >>> norms["double"]
         tensor(2.)
     """
+    from torch.distributed.tensor import DTensor
+
+    if any(isinstance(one, DTensor) for one in parameters):  # FSDP2 computes with other tensors
+        given, allowed = "gradient norms of sharded parameters", "fixed weights, with FSDP2"
+        fix = "Remove `weight: auto` and `grad_norm_every`."
+        raise InputError(Problem("objective", given, allowed, fix))
     norms = {}
     for name, value in values.items():
         if not value.requires_grad:

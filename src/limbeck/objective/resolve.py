@@ -8,14 +8,13 @@ from typing import Any, Literal, TypeAlias
 
 from limbeck import losses
 from limbeck.connectors import LOSSES_WITHOUT_CONNECTOR
-from limbeck.core import imports
+from limbeck.core.registry import OWN, is_own
 from limbeck.errors import InputError, Problem, did_you_mean, gathering
 from limbeck.objective.element_weights import ClassBalanced, PerElement
 from limbeck.objective.schedules import Schedule
 from limbeck.objective.terms import (
     FUSED,
     LABELS,
-    PYTHON,
     TASK,
     Loss,
     Paths,
@@ -161,8 +160,7 @@ def _prepare(term: Term, name: str, where: str) -> ResolvedTerm:
         weight = weight_of(term, f"{where}.weight")
     if problems:
         raise InputError(*problems)
-    own = not isinstance(term.loss, str) or term.loss.startswith(PYTHON)
-    of_catalogue = "" if own or loss is None else str(term.loss)
+    of_catalogue = str(term.loss) if term.loss in losses.__all__ else ""
     source = _source(term, signature)
     of_layers = loss is not None and source != "head"
     student = _paths(term.student) if of_layers else ()
@@ -205,7 +203,7 @@ def _paths(given: Paths | None) -> tuple[str, ...]:
 
 def _base_name(loss: str | Loss) -> str:
     if isinstance(loss, str):
-        name = loss.rpartition(":")[2] if loss.startswith(PYTHON) else loss
+        name = loss.rpartition(":")[2] if is_own(loss) else loss
     else:
         name = getattr(loss, "__name__", type(loss).__name__)
     return name.replace(".", "_")  # module names must not have dots
@@ -223,13 +221,12 @@ def _find(loss: str | Loss, where: str) -> Loss | None:
         return loss
     if loss == TASK:
         return None
-    if loss.startswith(PYTHON):
-        return imports.find(loss.removeprefix(PYTHON), where=where)
-    if loss not in losses.__all__:
-        allowed = [TASK, *losses.__all__]
-        others = f"{', '.join(allowed)}, or {PYTHON}file.py:function"
+    known = losses.LOSSES.names()
+    if not is_own(loss) and loss not in known:
+        allowed = [TASK, *known]
+        others = f"{', '.join(allowed)}, or {OWN}"
         raise InputError(Problem(where, loss, others, did_you_mean(loss, allowed)))
-    return losses.find(loss)
+    return losses.find(loss, where=where)
 
 
 def _source(term: Term, signature: Signature) -> Source:

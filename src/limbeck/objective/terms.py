@@ -28,7 +28,6 @@ ScheduleSpec: TypeAlias = Annotated[
 ]
 TASK = "task"
 AUTO = "auto"
-PYTHON = "python:"
 LABELS = "labels"
 DEFAULTS = {"output": None, "student": None, "teacher": None, "weight": 1.0, "connector": "auto"}
 

@@ -111,8 +111,10 @@ class Compression(Stage):
         return ("student", "float student") if self.role == "student" else ("teacher",)
 
     def own_code(self) -> list[str]:
-        """Return the recipe's own losses."""
-        return [] if self.finetune is None else self.finetune.own_losses()
+        """Return the code outside of limbeck: of the method, and of the fine-tuning's losses."""
+        code = self.registry.code_of(self.method)
+        losses = [] if self.finetune is None else self.finetune.objective_code()
+        return [*losses, *([code] if code else [])]
 
     def validate_in(self, recipe: Recipe) -> list[Problem]:
         """Return problems: an ensemble, a method without its training, or invalid fine-tuning."""

@@ -54,10 +54,10 @@ class Distilled(NamedTuple):
     """The result of a distillation.
 
     Attributes:
-        student: The trained student, in evaluation mode, with the weights of its best epoch.
+        student: The trained student, in evaluation mode, with the weights of its best validation.
         scores: Its scores on the validation samples, by name, the primary one first.
         teacher_scores: The teacher's.
-        history: The training's rows, one per epoch.
+        history: The training's rows, one per validation.
     """
 
     student: nn.Module
@@ -100,8 +100,8 @@ def distill(
             it is made again with the same arguments; default a temporary one.
         accelerator: The device and the processes.
         progress_bar: A progress reporter.
-        training: Settings of `limbeck.Training`: `epochs=5` (required), `batch_size=64`,
-            `learning_rate=0.003` and so on.
+        training: Settings of `limbeck.Training`: `epochs=5` or `steps=1000` (one is required),
+            `batch_size=64`, `learning_rate=0.003` and so on.
 
     Raises:
         InputError: A setting or the data is invalid; or the classes of teacher and student differ.

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from pydantic import BaseModel, Field, field_validator
 
 from limbeck.core.imports import are_deferred
+from limbeck.core.registry import PYTHON, is_own
 from limbeck.errors import InputError, Problem, RefusedError, gathered
+from limbeck.losses import LOSSES
 from limbeck.objective import Objective
-from limbeck.objective.terms import PYTHON
+from limbeck.objective.methods import METHODS
 from limbeck.pipeline.dry_run import DryRun
 from limbeck.pipeline.teachers import cached_teacher, check_recordable, members_as_one, teacher_of
 from limbeck.pipeline.train import offline, training_of, try_training
@@ -89,7 +91,14 @@ class ObjectiveConfig(BaseModel):
     def own_losses(self) -> list[str]:
         """Return the recipe's own losses."""
         names = self.loss_names()
-        return [name.removeprefix(PYTHON) for name in names if name.startswith(PYTHON)]
+        return [name.removeprefix(PYTHON) for name in names if is_own(name)]
+
+    def objective_code(self) -> list[str]:
+        """Return the callables outside of limbeck that the objective depends on."""
+        names = [LOSSES.code_of(name) for name in self.loss_names()]
+        if not isinstance(self.objective, list):
+            names += map(METHODS.code_of, self.objective)
+        return list(filter(None, names))
 
     def check_features(self, recipe: Recipe) -> list[Problem]:
         """Return problems: features of an ensemble, or cached features, neither of which exists."""
@@ -169,7 +178,7 @@ class ObjectiveConfig(BaseModel):
 
 def _is_own(entry: dict[str, Any] | str) -> bool:
     names = [entry] if isinstance(entry, str) else list(entry)
-    return any(str(name).startswith(PYTHON) for name in names)
+    return any(is_own(str(name)) for name in names)
 
 
 def _check_taps(models: Sequence[nn.Module], paths: Sequence[str], where: str) -> None:

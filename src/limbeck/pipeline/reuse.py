@@ -8,12 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.core import fingerprint, imports, user_code
+from limbeck.core import fingerprint, imports, plugins, user_code
 from limbeck.core.files import write_text
+from limbeck.models.spec import SOURCES
 from limbeck.pipeline import candidate as candidates
 from limbeck.pipeline.candidate import Candidate, Record
 from limbeck.pipeline.results import versions
+from limbeck.pipeline.stages import STAGES
 from limbeck.pipeline.validate import model_located
+from limbeck.tasks import TASKS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,7 +50,10 @@ class Inputs:
     def function(self, name: str) -> object:
         """Hash a user callable: its source, its imports, and the files read meanwhile."""
         if name not in self._functions:
-            self._functions[name] = imports.fingerprint_of(name)
+            self._functions[name] = [
+                *imports.fingerprint_of(name),
+                *plugins.fingerprint_of(name),
+            ]
         return self._functions[name]
 
     def model(self, spec: ModelSpec, where: str) -> dict[str, Any]:
@@ -68,6 +74,7 @@ class Inputs:
                 "files": files,
                 "built": built,
                 "code": self.function(spec.name) if spec.source == "python" else None,
+                "source": self.function(SOURCES.code_of(spec.source)),
                 "read": sorted(user_code.hash_reads(read).values()),
             }
         return self._models[known]
@@ -86,10 +93,11 @@ def key_of(
         models = [("student", student)]
     further = stage.further_models().items()
     models += [(where, spec) for where, spec in further if spec is not None]
+    outside = [STAGES.code_of(name), TASKS.code_of(recipe.task), *stage.own_code()]
     content: dict[str, Any] = {
         "stage": name,
         "settings": stage.model_dump(mode="json", exclude=INDIFFERENT),
-        "own code": {name: inputs.function(name) for name in stage.own_code()},
+        "own code": {name: inputs.function(name) for name in filter(None, outside)},
         "seed": context.seed,
         "data": data.facts.fingerprint,
         "preprocess": data.preprocess.fingerprint,

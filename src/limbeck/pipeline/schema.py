@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, get_type_hints
 from limbeck import losses
 from limbeck.core.annotations import describe, json_schema
 from limbeck.core.files import write_json
-from limbeck.core.registry import Registry
+from limbeck.core.registry import PYTHON, Registry
 from limbeck.data.spec import SOURCES as DATA_SOURCES
 from limbeck.models.spec import SOURCES as MODEL_SOURCES
 from limbeck.objective import methods
@@ -16,7 +16,6 @@ from limbeck.objective.element_weights import PerElement
 from limbeck.objective.schedules import Spec
 from limbeck.objective.terms import (
     AUTO,
-    PYTHON,
     Paths,
     ScheduleSpec,
     setting_type,
@@ -43,6 +42,9 @@ SHARED: dict[str, Schema] = {
     "schedule": json_schema(ScheduleSpec),
 }
 """Definitions that many terms share."""
+
+OWN: Schema = {"type": "string", "pattern": f"^{PYTHON}"}
+"""A name of the user's own object."""
 
 OF_ANY_TERM = {
     "output": SHARED["output"],
@@ -71,10 +73,10 @@ def recipe_schema() -> Schema:
     """
     schema = Recipe.model_json_schema()
     definitions, keys = schema["$defs"], schema["properties"]
-    keys["task"]["enum"] = TASKS.names()
-    definitions["DataSpec"]["properties"]["source"]["enum"] = DATA_SOURCES.names()
-    definitions["ModelSpec"]["properties"]["source"]["enum"] = MODEL_SOURCES.names()
-    keys["stages"]["items"] = {"oneOf": [_stage(name, definitions) for name in STAGES.names()]}
+    keys["task"]["anyOf"] = [{"enum": TASKS.builtin()}, OWN]
+    definitions["DataSpec"]["properties"]["source"]["enum"] = DATA_SOURCES.builtin()
+    definitions["ModelSpec"]["properties"]["source"]["enum"] = MODEL_SOURCES.builtin()
+    keys["stages"]["items"] = {"oneOf": [_stage(name, definitions) for name in STAGES.builtin()]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
@@ -127,7 +129,7 @@ def _of_every_method(settings: Schema, registry: Registry, definitions: Schema) 
     _describe_objective(definitions["FineTune"], definitions)
     branches, own = [], settings["properties"]
     default = own["method"]["default"]
-    for name in registry.names():
+    for name in registry.builtin():
         method = registry.load(name).model_json_schema()
         definitions.update(method.pop("$defs", {}))
         properties = {**own, "method": {"const": name}, **method["properties"]}
@@ -139,16 +141,17 @@ def _of_every_method(settings: Schema, registry: Registry, definitions: Schema) 
 def _of_every_scheme(settings: Schema, definitions: Schema) -> Schema:
     """Build the schema of a distillation per scheme, with the scheme's settings beside its own."""
     branches = []
-    for name in SCHEMES.names():
+    for name in SCHEMES.builtin():
         kind = with_scheme(name)
         scheme = kind.model_json_schema()
         definitions.update(scheme.pop("$defs", {}))
         _describe_objective(scheme, definitions)
-        required = scheme["required"] + ([] if kind is Distill else ["scheme"])
+        required = scheme.get("required", []) + ([] if kind is Distill else ["scheme"])
         branches.append(_settings(scheme["properties"], required))
+    own = {"type": "object", "properties": {"scheme": OWN}, "required": ["scheme"]}
     return {
-        "anyOf": branches,
-        "required": settings["required"],
+        "anyOf": [*branches, own],
+        "required": settings.get("required", []),
         "description": settings["description"],
     }
 

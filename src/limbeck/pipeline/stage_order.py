@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from limbeck.core.imports import are_deferred
+from limbeck.core.registry import is_own
 from limbeck.errors import Problem, did_you_mean
 from limbeck.tasks import TASKS
 
@@ -133,7 +135,8 @@ def _budget(recipe: Recipe) -> Iterator[Problem]:
     if budget.drop and not recipe.teachers:
         fix = "Give `budget.score` instead."
         yield Problem("budget.drop", budget.drop, "nothing, without a teacher", fix)
-    if recipe.task not in TASKS.names():
+    known = recipe.task in TASKS.names() or (is_own(recipe.task) and not are_deferred())
+    if not known:  # reported elsewhere, or not imported yet
         return
     metrics = {one.metric.name: one.metric for one in TASKS.load(recipe.task).scores}
     for key, limits in (("score", budget.score), ("drop", budget.drop)):

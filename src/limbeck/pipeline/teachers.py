@@ -70,7 +70,7 @@ def member_files(count: int) -> tuple[str, ...]:
 
 def publish_teacher(context: Context, state: State) -> Artefact:
     """Export the teachers as an ensemble, and evaluate it on validation."""
-    models = _models(context, state, context.recipe.teachers)
+    models = teacher_models(context, state, context.recipe.teachers)
     model = models[0] if len(models) == 1 else EnsembleModule(models, context.task)
     label = "teacher" if len(models) == 1 else f"ensemble of {len(models)}"
     return publish(context, model, role="teacher", label=label, weights=(), changes=state.changes)
@@ -80,7 +80,9 @@ def teacher_of(
     context: Context, state: State, specs: Sequence[ModelSpec], *, taps: Sequence[str]
 ) -> Teacher:
     """Build the teacher for a distillation."""
-    models = [model.to(context.accelerator.device) for model in _models(context, state, specs)]
+    models = [
+        model.to(context.accelerator.device) for model in teacher_models(context, state, specs)
+    ]
     return members_as_one(context, models, taps=taps)
 
 
@@ -93,7 +95,7 @@ def members_as_one(
     return EnsembleTeacher([FrozenTeacher(model, context.task) for model in models])
 
 
-def _models(context: Context, state: State, specs: Sequence[ModelSpec]) -> list[nn.Module]:
+def teacher_models(context: Context, state: State, specs: Sequence[ModelSpec]) -> list[nn.Module]:
     """Build the teachers in their saved state, whatever they started from."""
     return [
         context.build(

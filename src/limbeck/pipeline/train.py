@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from limbeck.core.modules import modes_restored
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.objective import TrainingSet
@@ -74,15 +76,17 @@ def _rows(context: Context, settings: Training) -> tuple[list[int], list[int]]:
     batches = data.batches(
         len(train), size=settings.batch_size, seed=context.seed, epoch=0, processes=processes
     )
+    # All micro-batches but the last have one size.
+    ends = [batches[0], batches[-1]]
     shares = [
         data.share(batch, rank=accelerator.process_index, processes=processes)
-        for batch in (max(batches, key=len), min(batches, key=len))
+        for batch in (max(ends, key=len), min(ends, key=len))
     ]
     count = len(shares[0])
-    labels = train.strata.tolist() if is_classifier(context.task) else []
-    firsts = {label: row for row, label in reversed([*enumerate(labels)])}
+    _, firsts = np.unique(train.strata, return_index=True)
+    firsts = np.sort(firsts) if is_classifier(context.task) else firsts[:0]
     # A row of each class, the longest and the shortest text, then others to fill the batch.
-    chosen = [*sorted(firsts.values())[: count // 2], *train.spread(max(2, count // 4)), *shares[0]]
+    chosen = [*firsts[: count // 2].tolist(), *train.spread(max(2, count // 4)), *shares[0]]
     return list(dict.fromkeys(chosen))[:count], shares[1]
 
 
@@ -114,7 +118,6 @@ def _problem(context: Context, batch: Batch, where: str, error: Exception) -> Pr
 @contextmanager
 def _undisturbed(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Restore buffers, gradients, modes and random states after the block."""
-    import numpy as np
     import torch
 
     whole = torch.nn.ModuleList(modules)
@@ -164,11 +167,14 @@ def train(
     label: str,
     role: Role,
     weights: str = "model.safetensors",
+    ship: str | None = None,
 ) -> Curve:
-    """Train a scheme on the run's data, and save its first student as `weights` in the folder.
+    """Train a scheme, and save the student that ships as `weights` in the folder.
+
+    The first student gets the weights of the one that `ship` chooses.
 
     Returns:
-        The curve of the training, one row per epoch.
+        The curve of the training, one row per validation.
     """
     context.data.train.set_seed(context.seed)
     history = fit(
@@ -182,8 +188,12 @@ def train(
         resume=context.resume,
         progress_bar=context.progress.progress_bar(label),
         greater_is_better=context.task.scores[0].metric.higher_is_better,
+        ship=ship,
     )
-    save(context, next(iter(scheme.students.values())), weights)
+    chosen, first = scheme.students[history.student], next(iter(scheme.students.values()))
+    if chosen is not first:
+        first.load_state_dict(chosen.state_dict())
+    save(context, first, weights)
     return Curve(label=label, role=role, seed=context.seed, rows=history.rows)
 
 

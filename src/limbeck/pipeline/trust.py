@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from limbeck.core.registry import PYTHON, is_own
 from limbeck.errors import InputError, Problem
-from limbeck.objective.terms import PYTHON
 from limbeck.pipeline.stage_order import stage_paths
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def named_code(recipe: Recipe) -> list[tuple[str, str]]:
     models = [*zip(recipe.teacher_paths, recipe.teachers, strict=True)]
     models += [("student", recipe.student)] if recipe.student else []
     return [
+        *([("task", recipe.task.removeprefix(PYTHON))] if is_own(recipe.task) else []),
         *([("data.name", recipe.data.name)] if recipe.data.source == "python" else []),
         *((f"{where}.name", spec.name) for where, spec in models if spec.source == "python"),
         *(one for path, stage in _stages(recipe) for one in _in_settings(stage, path)),
@@ -43,11 +44,11 @@ def _stages(recipe: Recipe) -> Iterator[tuple[str, object]]:
 
 def _in_settings(content: object, where: str) -> Iterator[tuple[str, str]]:
     """Yield `python:` names, as keys and as values, at any depth."""
-    if isinstance(content, str) and content.startswith(PYTHON):
+    if isinstance(content, str) and is_own(content):
         yield where, content.removeprefix(PYTHON)
     elif isinstance(content, Mapping):
         for key, value in content.items():
-            if str(key).startswith(PYTHON):
+            if is_own(str(key)):
                 yield where, str(key).removeprefix(PYTHON)
             yield from _in_settings(value, f"{where}.{key}")
     elif isinstance(content, list | tuple):

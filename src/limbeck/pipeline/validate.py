@@ -237,9 +237,10 @@ def _validated(content: Mapping[str, object]) -> Recipe:
         found = of_validation(error, Recipe)
         problems += [one for one in found if not one.where.startswith("stages.")]
     stages, of_stages = _check_stages(content.get("stages"))
-    task, tasks = content.get("task"), TASKS.names()
-    if isinstance(task, str) and task not in tasks:
-        problems.append(Problem("task", task, ", ".join(tasks), did_you_mean(task, tasks)))
+    task = content.get("task")
+    if isinstance(task, str):
+        with gathering(problems):
+            TASKS.check(task)
     problems += [*of_stages, *_check_models(content)]
     if recipe is not None:
         if len(set(recipe.seeds)) < len(recipe.seeds):

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 
 from limbeck.core.registry import Registry
 from limbeck.evaluate.comparison import MetricComparison, Verdict, written_difference
-from limbeck.evaluate.evaluation import EvaluationResult
+from limbeck.evaluate.evaluation import GROUP, EvaluationResult
 from limbeck.evaluate.section import SectionContent, estimated
 from limbeck.report.result import RunResult
 
 SECTIONS = Registry(
-    "limbeck.evaluate", kind="evaluation", attribute="section", folders=True, within="section"
+    "limbeck.evaluate",
+    kind="evaluation",
+    attribute="section",
+    folders=True,
+    within="section",
+    group=GROUP,
 )
 """Functions that draw the result of an evaluation, by its name."""
 

@@ -10,6 +10,7 @@ SCHEMES = Registry(
     kind="scheme",
     attribute=lambda name: f"{camel_case(name)}Settings",
     skip=("scheme",),
+    own=True,
 )
 """The settings of each scheme, by its name in a recipe."""
 

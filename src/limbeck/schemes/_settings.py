@@ -55,6 +55,10 @@ class SchemeSettings(BaseModel):
         """Return the models beside student and teacher, by path; None is one like the student."""
         return {}
 
+    def shipped(self) -> str | None:
+        """Return the name of the student that ships, as `fit` takes it; None is the first."""
+        return None
+
     @abstractmethod
     def build_scheme(self, student: nn.Module, inputs: SchemeInputs) -> Scheme:
         """Build the scheme."""

@@ -69,10 +69,6 @@ class Mutual(nn.Module):
         self._task = task
         self._objectives = {name: objective() for name in students}
         self._regularizers = {name: Regularizer(one) for name, one in students.items()}
-        self._trained = {
-            name: [one for one in student.parameters() if one.requires_grad]
-            for name, student in students.items()
-        }
         self._form = TargetForm()
         for one in self._objectives.values():
             _check_objective(one)
@@ -93,7 +89,11 @@ class Mutual(nn.Module):
     @property
     def phases(self) -> dict[str, Phase]:
         """Return one phase per student, in order."""
-        return {name: Phase(tuple(parameters)) for name, parameters in self._trained.items()}
+        return {name: Phase(tuple(self._trained(name))) for name in self._objectives}
+
+    def _trained(self, name: str) -> list[nn.Parameter]:
+        """Return a student's parameters; not kept, since another may take its place."""
+        return [one for one in self.students[name].parameters() if one.requires_grad]
 
     def modules_to_save(self) -> dict[str, nn.Module]:
         """Return the students and the trained modules of their objectives, by name."""
@@ -136,13 +136,14 @@ class Mutual(nn.Module):
         self._regularizers[name].advance(progress)
         answers = [self._answer(peer, batch) for peer in self._peers(name)]
         response = self._respond(name, batch)
+        objective = self._objectives[name]
         losses = [
-            self._objectives[name](
+            objective(
                 response,
                 answer,
                 task_loss=self._task.loss,
                 progress=progress,
-                parameters=self._trained[name],
+                parameters=self._trained(name) if objective.balance.measures else (),
                 total_weights=total_weights,
             )
             for answer in answers
@@ -164,7 +165,7 @@ class Mutual(nn.Module):
                         self._respond(name, batch),
                         self._answer(self._peers(name)[0], batch),
                         task_loss=self._task.loss,
-                        parameters=self._trained[name],
+                        parameters=self._trained(name),
                     )
                 except InputError as error:
                     problems += [replace(p, where=f"{name}.{p.where}") for p in error.problems]
@@ -287,12 +288,29 @@ class MutualSettings(SchemeSettings):
         ),
     ] = None
 
+    ship: Annotated[
+        str,
+        Field(
+            description="The student that ships: `student`, `peer_1` and so on, or the `best` on "
+            "validation; only `student` with `peers`, which may be of other architectures."
+        ),
+    ] = "student"
+
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if self.copies is not None and self.peers is not None:
             allowed = "`copies` or `peers`, not both"
             raise RefusedError(Problem("copies", self.copies, allowed))
+        names = ["student"]
+        if self.peers is None:
+            names += ["best", *(f"peer_{number}" for number in range(1, self.copies or 2))]
+        if self.ship not in names:
+            raise RefusedError(Problem("ship", self.ship, ", ".join(names)))
         return self
+
+    def shipped(self) -> str:
+        """Return the name of the student that ships."""
+        return self.ship
 
     def further_models(self) -> dict[str, ModelSpec | None]:
         """Return the other students, by path; None is one like the recipe's student."""

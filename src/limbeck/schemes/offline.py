@@ -80,8 +80,12 @@ class Offline(nn.Module):
         # and saved with the student.
         self._teachers = (teacher,) if teacher is not None and objective.needs_teacher else ()
         self._regularizer = Regularizer(student)
-        self._of_student = [one for one in student.parameters() if one.requires_grad]
         self._connect(probe, training_set)
+
+    @property
+    def _of_student(self) -> list[nn.Parameter]:
+        """Return the student's parameters; not kept, since another may take its place."""
+        return [one for one in self.student.parameters() if one.requires_grad]
 
     @property
     def teacher(self) -> Teacher | None:
@@ -194,7 +198,7 @@ class Offline(nn.Module):
             answer,
             task_loss=self._task.loss,
             progress=progress,
-            parameters=self._of_student,
+            parameters=self._of_student if self._objective.balance.measures else (),
             total_weights=total_weights,
         )
         return self._regularizer.add(losses, response, total_weights)

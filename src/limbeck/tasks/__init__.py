@@ -22,7 +22,7 @@ from limbeck.tasks.task import (
 )
 
 TASKS = Registry(
-    "limbeck.tasks", kind="task", attribute=camel_case, skip=("task", "checks", "scores")
+    "limbeck.tasks", kind="task", attribute=camel_case, skip=("task", "checks", "scores"), own=True
 )
 __all__ = [
     "SAMPLE",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core import fingerprint
+from limbeck.errors import InputError, Problem
 from limbeck.taps import Taps
 from limbeck.targets import Answer
 from limbeck.tasks import Batch, Task
@@ -29,13 +30,16 @@ class FrozenTeacher(nn.Module):
             those that its objective compares.
         targets: The form of the targets of categorical outputs, with all settings or by name:
             `"dense"`, `"top_k"`, `"sampled"` or `"head"`.
+        input_gradients: Whether answers have a gradient with respect to the batch's inputs, as a
+            generator that is trained against the teacher needs. The model's parameters stay frozen
+            and get none.
 
     Attributes:
         model: The model.
 
     Raises:
         InputError: A path does not exist; the message lists the nearest existing ones. Or
-            the form is unknown.
+            the form is unknown, or not dense with `input_gradients`.
 
     Example:
         >>> from limbeck.tasks.image_classification import ImageClassification
@@ -54,9 +58,14 @@ class FrozenTeacher(nn.Module):
         taps: Iterable[str] = (),
         *,
         targets: TargetForm | Form = "dense",
+        input_gradients: bool = False,
     ) -> None:
         super().__init__()
         self._form = targets if isinstance(targets, TargetForm) else TargetForm(targets)
+        if input_gradients and self._form.form != "dense":
+            allowed = "dense, with input_gradients"
+            raise InputError(Problem("targets", self._form.form, allowed))
+        self._input_gradients = input_gradients
         self.model = model.eval().requires_grad_(False)
         # Computed once: walking the module tree would cost more than a small batch's losses.
         self._parts = tuple(model.modules())
@@ -90,11 +99,20 @@ class FrozenTeacher(nn.Module):
         return fingerprint.of_module(self.model)
 
     def answer(self, batch: Batch) -> Answer:
-        """Run the model without gradient; one row of targets per element of each output."""
+        """Run the model without gradient; one row of targets per element of each output.
+
+        With `input_gradients`, there is a gradient if an input requires one.
+        """
         if any(part.training for part in self._parts):
             self.model.eval()
+        if self._input_gradients:  # another caller may have unfrozen them
+            self.model.requires_grad_(False)
         # Not inference_mode: its tensors cannot be saved for a student's backward pass.
-        with torch.no_grad(), self._taps as taps:
+        with torch.set_grad_enabled(self._input_gradients and torch.is_grad_enabled()):
+            return self._answer(batch)
+
+    def _answer(self, batch: Batch) -> Answer:
+        with self._taps as taps:
             response = self._task.respond(self.model, batch, taps)
             return self._form.answer(response, self._task.kinds, batch)
 

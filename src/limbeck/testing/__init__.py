@@ -1,6 +1,7 @@
-"""Tests of the laws (properties) of a loss: limbeck's own or a user's.
+"""Tests of the laws (properties) of a loss, a task or a scheme: limbeck's own or a user's.
 
-`check_loss` raises at the first broken law, `audit_loss` reports all. Laws are numbered:
+`check_loss` raises at the first broken law, `audit_loss` reports all; `check_task` and
+`check_scheme` have laws of their own. The laws of a loss are numbered:
 
 | law | property |
 |-|-|
@@ -25,22 +26,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TypeAlias, get_args
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.errors import InputError, Problem, check_choice, gathering
-from limbeck.testing import forms, laws, masks, transforms
+from limbeck.testing import components, forms, laws, masks, transforms
 from limbeck.testing.subject import Draw, Kind, Reference, Subject
 
-__all__ = ["LAWS", "BrokenLawError", "Draw", "Kind", "Reference", "audit_loss", "check_loss"]
+__all__ = [
+    "LAWS",
+    "BrokenLawError",
+    "Draw",
+    "Kind",
+    "Reference",
+    "audit_loss",
+    "check_loss",
+    "check_scheme",
+    "check_task",
+]
+if TYPE_CHECKING:
+    from limbeck.schemes import SchemeInputs, SchemeSettings
+    from limbeck.tasks import Batch, Task
+
 Law: TypeAlias = Callable[[Subject], Iterator[str]]
 _SHOWN = 3  # violations of one law that an audit reports
 
 
 class BrokenLawError(AssertionError):
-    """A broken law of a loss.
+    """A broken law of a loss, a task or a scheme.
 
     Attributes:
         law: The number of the law.
@@ -152,6 +167,75 @@ def audit_loss(
             first = islice(_violations(law, subject), _SHOWN)
             verdicts[law] = "; ".join(violation for violation, _ in first) or None
     return verdicts
+
+
+def check_task(task: Task, model: nn.Module, batch: Batch) -> None:
+    """Test a task against the laws of tasks, on a model and a batch.
+
+    | law | property |
+    |-|-|
+    | 1 | kinds, response and weights agree on outputs, elements and samples |
+    | 2 | the gradient of each output's mean loss does not depend on a split into micro-batches |
+    | 3 | a sample of weight 0 equals one left out, and weights of 1 equal none |
+    | 4 | the outputs of an export are the values of the response |
+
+    Args:
+        task: The task.
+        model: A model of the task, which is not changed; it is copied and in evaluation mode.
+        batch: A batch of at least 4 samples, with labels and without weights.
+
+    Raises:
+        BrokenLawError: A law is broken; the message describes the first violation.
+        InputError: The tensors of the batch differ in their number of samples.
+
+    Example:
+        >>> from limbeck.tasks.tabular_classification import TabularClassification
+        >>> batch = {"features": torch.randn(5, 4), "labels": torch.arange(5) % 3}
+        >>> check_task(TabularClassification(("a", "b", "c")), nn.Linear(4, 3), batch)
+    """
+    for law, violation in components.task_violations(task, model, batch):
+        raise BrokenLawError(law, violation)
+
+
+def check_scheme(settings: SchemeSettings, student: nn.Module, inputs: SchemeInputs) -> None:
+    """Test a scheme against the laws of schemes, on a student, its inputs and their example batch.
+
+    | law | property |
+    |-|-|
+    | 1 | students are attributes; each phase trains parameters that a checkpoint includes |
+    | 2 | `check_terms` changes neither weights nor gradients |
+    | 3 | the gradient of a phase does not depend on a split into micro-batches |
+    | 4 | a sample of weight 0 equals one left out |
+    | 5 | the control trains the same student without the teacher |
+
+    Laws 3 and 4 do not hold for terms over the batch, such as relations: leave them out.
+
+    Args:
+        settings: The scheme's settings.
+        student: The student, which is not changed.
+        inputs: Task, objective, teacher and an example batch of at least 4 samples.
+
+    Raises:
+        BrokenLawError: A law is broken; the message describes the first violation.
+        InputError: The tensors of the batch differ in their number of samples.
+
+    Example:
+        >>> from limbeck.objective import Objective, methods
+        >>> from limbeck.schemes import SchemeInputs
+        >>> from limbeck.schemes.offline import OfflineSettings
+        >>> from limbeck.tasks.tabular_classification import TabularClassification
+        >>> from limbeck.teachers import FrozenTeacher
+        >>> task = TabularClassification(("a", "b", "c"))
+        >>> inputs = SchemeInputs(
+        ...     task=task,
+        ...     objective=lambda: Objective(methods.hinton()),
+        ...     probe={"features": torch.randn(5, 4), "labels": torch.arange(5) % 3},
+        ...     teacher=FrozenTeacher(nn.Linear(4, 3), task),
+        ... )
+        >>> check_scheme(OfflineSettings(), nn.Linear(4, 3), inputs)
+    """
+    for law, violation in components.scheme_violations(settings, student, inputs):
+        raise BrokenLawError(law, violation)
 
 
 def _violations(law: int, subject: Subject) -> Iterator[tuple[str, Exception | None]]:

@@ -4,5 +4,14 @@ from limbeck.training.checkpoint import CheckpointError
 from limbeck.training.log import History
 from limbeck.training.loop import NullProgressBar, ProgressBar, fit
 from limbeck.training.settings import Training
+from limbeck.training.stream import Stream
 
-__all__ = ["CheckpointError", "History", "NullProgressBar", "ProgressBar", "Training", "fit"]
+__all__ = [
+    "CheckpointError",
+    "History",
+    "NullProgressBar",
+    "ProgressBar",
+    "Stream",
+    "Training",
+    "fit",
+]

@@ -24,9 +24,11 @@ from torch import Tensor, nn
 from limbeck.core import fingerprint
 from limbeck.core.files import WriteError, replacing
 from limbeck.errors import LimbeckError
+from limbeck.training.data import Loader
 from limbeck.training.log import Log, Progress, RunningMean
 from limbeck.training.prepare import Channel
 from limbeck.training.settings import Training
+from limbeck.training.sharding import like, whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -173,7 +175,7 @@ def restore(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
     np.random.set_state((name, words, position, has_gauss, cached))
 
 
-VERSION = 2
+VERSION = 3
 # Settings that do not change the result of a training.
 _INDIFFERENT = {"checkpoint_every", "log_every", "num_workers"}
 
@@ -183,14 +185,15 @@ class Run:
     """The mutable state of a training.
 
     Attributes:
-        modules: The trainable modules, and the EMA of the student if there is one, by name.
+        modules: The trainable modules, and the EMA of each student that may ship, by name.
         optimizers: The optimisers with their states, by phase.
         scaler: The gradient scaler for float16.
         channel: The channel of synchronised batch normalisation, with its mode.
         log: The log, up to the current step.
-        best: The weights of the best epoch so far.
+        loader: The data, with its position.
+        best: The weights of the best validation so far.
         progress: The position of the training.
-        epoch: The losses of the current epoch.
+        interval: The losses since the last validation.
         recent: The losses since they were last logged.
     """
 
@@ -199,9 +202,10 @@ class Run:
     scaler: torch.amp.GradScaler
     channel: Channel
     log: Log
+    loader: Loader
     best: dict[str, Tensor] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
-    epoch: RunningMean = field(default_factory=RunningMean)
+    interval: RunningMean = field(default_factory=RunningMean)
     recent: RunningMean = field(default_factory=RunningMean)
 
 
@@ -209,7 +213,8 @@ def identity(
     settings: Training,
     *,
     seed: int,
-    samples: int,
+    samples: int | None,
+    ship: str,
     phases: Iterable[str],
     accelerator: Accelerator,
 ) -> dict[str, Any]:
@@ -222,6 +227,7 @@ def identity(
         "seed": seed,
         "samples": samples,
         "phases": list(phases),
+        "ship": ship,
         **decisive,
     }
 
@@ -237,7 +243,8 @@ def pack(run: Run, training: dict[str, Any], accelerator: Accelerator) -> Conten
     random_tensors, random_plain = capture()
     own = {
         "random": random_plain,
-        "tallies": [run.epoch.state(), run.recent.state()],
+        "tallies": [run.interval.state(), run.recent.state()],
+        "position": run.loader.position(),
         "tensors": random_tensors,
     }
     processes = _gather(own, accelerator)
@@ -247,11 +254,11 @@ def pack(run: Run, training: dict[str, Any], accelerator: Accelerator) -> Conten
         for name, value in one.pop("tensors").items()
     }
     for owner, state in _states(run).items():
-        tensors |= {f"{owner}/{name}": value for name, value in state.items()}
+        tensors |= {f"{owner}/{name}": value for name, value in whole(state).items()}
     optimizers = {}
     for phase, optimizer in run.optimizers.items():
         named, optimizers[phase] = _flatten(optimizer.state_dict())
-        tensors |= {f"optimizer/{phase}/{name}": value for name, value in named.items()}
+        tensors |= {f"optimizer/{phase}/{name}": value for name, value in whole(named).items()}
     plain = {
         "training": training,
         "progress": run.progress.as_dict(),
@@ -273,19 +280,26 @@ def unpack(run: Run, content: Content, training: dict[str, Any], accelerator: Ac
     tensors, plain = content.tensors, content.plain
     _refuse_other(run, content, training)
     for name, module in run.modules.items():
-        module.load_state_dict(_under(tensors, f"module/{name}/"))
+        now = module.state_dict()
+        saved = _under(tensors, f"module/{name}/")
+        module.load_state_dict({key: like(value, now[key]) for key, value in saved.items()})
     best = _under(tensors, "best/")
     run.best = {name: value.to(accelerator.device) for name, value in best.items()}
     for phase, optimizer in run.optimizers.items():
         state = _unflatten(_under(tensors, f"optimizer/{phase}/"), plain["optimizers"][phase])
+        parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        for number, values in state["state"].items():
+            for name, value in values.items():
+                values[name] = like(value, parameters[number])
         optimizer.load_state_dict(state)
     run.scaler.load_state_dict(plain["scaler"])
     run.channel.local = plain.get("local_norms", False)
     run.progress = Progress(**plain["progress"])
     run.log.begin(plain["log"])
     own = plain["processes"][accelerator.process_index]
-    for tally, state in zip((run.epoch, run.recent), own["tallies"], strict=True):
+    for tally, state in zip((run.interval, run.recent), own["tallies"], strict=True):
         tally.restore(state)
+    run.loader.seek(run.progress.step, own["position"])
     random_tensors = _under(tensors, f"process/{accelerator.process_index}/")
     restore(random_tensors, own["random"])
 

@@ -89,47 +89,51 @@ class History:
     """The history of a training.
 
     Attributes:
-        rows: One row per epoch: losses by term, raw and weighted, and validation metrics.
+        rows: One row per validation: losses by term, raw and weighted, and validation metrics.
             Non-finite metrics are omitted.
-        best_epoch: The epoch, from 1, whose weights were kept.
+        best_step: The optimiser step, from 1, after which the kept weights were validated.
         steps: The number of optimiser steps.
         stopped_early: Whether early stopping ended the training.
+        student: The name of the student that ships.
     """
 
     rows: tuple[dict[str, float], ...]
-    best_epoch: int
+    best_step: int
     steps: int
     stopped_early: bool
+    student: str = "student"
 
 
 @dataclass
 class Progress:
-    """The position of a training; with the seed it is the sampler's position too.
+    """The position of a training.
 
     Attributes:
-        epoch: The number of finished epochs.
         step: The number of finished optimiser steps.
+        validated: The step of the last validation.
         best_score: The best validation score so far.
-        best_epoch: The epoch, from 1, with the best score; the last one in a tie.
-        since_better: The number of epochs without improvement.
-        rows: One row per finished epoch.
+        best_step: The step with the best score; the last one in a tie.
+        best_student: The name of the student with the best score.
+        since_better: The number of validations without improvement.
+        rows: One row per validation.
     """
 
-    epoch: int = 0
     step: int = 0
+    validated: int = 0
     best_score: float = -math.inf
-    best_epoch: int = 0
+    best_step: int = 0
+    best_student: str = ""
     since_better: int = 0
     rows: list[dict[str, float]] = field(default_factory=list)
 
-    def choose(self, score: float) -> bool:
-        """Record the score of a finished epoch; return whether its weights are the best so far.
+    def choose(self, score: float, student: str = "") -> bool:
+        """Record the score of a validation; return whether its weights are the best so far.
 
-        In a tie the later epoch wins, since its learning rate is smaller. Patience counts strict
+        In a tie the later one wins, since its learning rate is smaller. Patience counts strict
         improvements only. NaN is worse than any score.
 
         Example:
-            >>> progress = Progress(epoch=1)
+            >>> progress = Progress(step=1)
             >>> [progress.choose(score) for score in (float("nan"), 0.9, 0.8, 0.9)]
             [True, True, False, True]
             >>> progress.since_better
@@ -139,7 +143,7 @@ class Progress:
         self.since_better = 0 if score > self.best_score else self.since_better + 1
         if score < self.best_score:
             return False
-        self.best_score, self.best_epoch = score, self.epoch
+        self.best_score, self.best_step, self.best_student = score, self.step, student
         return True
 
     def as_dict(self) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,13 +14,14 @@ from torch import nn
 from limbeck.core.process import SignalGuard
 from limbeck.errors import InputError, Problem
 from limbeck.tasks import Batch
-from limbeck.training import checkpoint, data
-from limbeck.training.data import Examples, load
+from limbeck.training import checkpoint
 from limbeck.training.log import History, Log
 from limbeck.training.optimizer import moving_average, rate
 from limbeck.training.prepare import Channel, prepared
 from limbeck.training.settings import Training
+from limbeck.training.sharding import like
 from limbeck.training.step import Stepper
+from limbeck.training.stream import Data, Stream, build_loader
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from limbeck.schemes.scheme import Scheme
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
+TENTH = 10  # validations of data without a length
 
 
 class ProgressBar(Protocol):
@@ -56,7 +57,7 @@ class NullProgressBar:
 def fit(
     scheme: Scheme,
     *,
-    train: Examples,
+    train: Data | Stream | None,
     validate: Validate,
     settings: Training,
     folder: Path,
@@ -65,38 +66,51 @@ def fit(
     resume: bool = True,
     progress_bar: ProgressBar | None = None,
     greater_is_better: bool = True,
+    ship: str | None = None,
 ) -> History:
-    """Train a scheme, and leave its first student with the weights of the best validation epoch.
+    """Train a scheme, and leave the student that ships with the weights of the best validation.
 
     Other students keep their last weights. All are left in evaluation mode, and every module on its
     original device.
 
     Args:
         scheme: The scheme that computes one step.
-        train: The training samples.
+        train: The training data: a map-style data set, an iterable of batches or of samples (see
+            `Stream`), or None for a scheme that draws its own batches.
         validate: A function that evaluates a model on the validation samples; its first metric
-            selects the best epoch. NaN is worse than any value.
+            selects the best weights. NaN is worse than any value.
         settings: The training settings.
         folder: The folder of `log.jsonl` and `checkpoint/`.
         seed: The seed of the sample order; initial weights are the caller's.
         accelerator: The device and the processes. The precision is that of the settings.
         resume: Whether to resume from the newest valid checkpoint in `folder`, with bit-identical
             results. Otherwise older checkpoints are removed.
-        progress_bar: The progress reporter, called every step and every epoch.
+        progress_bar: The progress reporter, called every step and every validation.
         greater_is_better: Whether a higher value of the first metric is better.
+        ship: The name of the student that is validated and ships, by default the first; `"best"`
+            validates all and chooses the best one.
 
     Raises:
         KeyboardInterrupt: The user interrupted; a checkpoint was saved first.
-        InputError: There are no training samples, or no trainable parameters.
+        InputError: There are no training samples, no trainable parameters, no such student, or
+            `epochs` for data without a length.
         CheckpointError: No checkpoint is valid, or they are of another training.
         LimbeckError: A loss term is NaN or infinite, or a checkpoint could not be written.
     """
-    _check(train, settings, accelerator)
-    with prepared(scheme, compiles=settings.compile, accelerator=accelerator) as channel:
+    with prepared(scheme, settings=settings, accelerator=accelerator) as channel:
         loop = _Loop(
-            scheme, train, validate, settings, folder, seed, accelerator, progress_bar, channel
+            scheme,
+            train,
+            validate,
+            settings,
+            folder,
+            seed,
+            accelerator,
+            progress_bar or NullProgressBar(),
+            channel,
+            sign=1.0 if greater_is_better else -1.0,
+            ship=ship,
         )
-        loop.sign = 1.0 if greater_is_better else -1.0
         loop.begin(resume=resume)
         with SignalGuard() as signals:
             history = loop.run(signals)
@@ -104,13 +118,22 @@ def fit(
     return history
 
 
-def _check(train: Examples, settings: Training, accelerator: Accelerator) -> None:
-    processes = accelerator.num_processes
-    wanted = f"at least {processes}, one for each process"
-    sizes = {"batch_size": settings.batch_size, "training samples": len(train)}
-    problems = [Problem(name, size, wanted) for name, size in sizes.items() if size < processes]
-    if problems:
-        raise InputError(*problems)
+BEST = "best"
+"""The name that chooses the student that ships by validation."""
+
+
+def _candidates(scheme: Scheme, ship: str | None) -> list[str]:
+    """Return the names of the students that are validated.
+
+    Raises:
+        InputError: There is no student of this name.
+    """
+    names = list(scheme.students)
+    if ship in (None, BEST):
+        return names[:1] if ship is None else names
+    if ship not in names:
+        raise InputError(Problem("ship", ship, f"{BEST}, {', '.join(names)}"))
+    return [ship]
 
 
 class _Loop:
@@ -119,51 +142,66 @@ class _Loop:
     def __init__(
         self,
         scheme: Scheme,
-        train: Examples,
+        train: Data | Stream | None,
         validate: Validate,
         settings: Training,
         folder: Path,
         seed: int,
         accelerator: Accelerator,
-        progress_bar: ProgressBar | None,
+        progress_bar: ProgressBar,
         channel: Channel,
+        *,
+        sign: float,
+        ship: str | None,
     ) -> None:
-        self.scheme, self.train, self.validate = scheme, train, validate
-        self.settings, self.seed, self.accelerator = settings, seed, accelerator
-        self.folder, self.progress_bar = folder / "checkpoint", progress_bar or NullProgressBar()
+        self.scheme, self.validate, self.sign = scheme, validate, sign
+        self.settings, self.accelerator = settings, accelerator
+        self.folder, self.progress_bar = folder / "checkpoint", progress_bar
+        self.candidates = _candidates(scheme, ship)
+        self.loader = build_loader(
+            train,
+            scheme,
+            settings,
+            seed=seed,
+            accelerator=accelerator,
+            begin_epoch=self._begin_epoch,
+        )
         self.stepper = Stepper(scheme, settings, accelerator, channel)
-        decay = settings.ema_decay
-        self.average = None if decay is None else moving_average(self.student, decay=decay)
-        self.model = self.student if self.average is None else self.average.module
+        self.averages = {}
+        if settings.ema_decay is not None:
+            self.averages = {
+                name: moving_average(scheme.students[name], decay=settings.ema_decay)
+                for name in self.candidates
+            }
         self.training = checkpoint.identity(
             settings,
             seed=seed,
-            samples=len(train),
+            samples=self.loader.samples,
+            ship=ship or self.candidates[0],
             phases=self.stepper.optimizers,
             accelerator=accelerator,
         )
         self.state = checkpoint.Run(
             modules={
                 **scheme.modules_to_save(),
-                **({} if self.average is None else {"average": self.average}),
+                **{f"average/{name}": average for name, average in self.averages.items()},
             },
             optimizers=self.stepper.optimizers,
             scaler=self.stepper.scaler,
             channel=channel,
             log=Log(folder / "log.jsonl", accelerator),
+            loader=self.loader,
         )
-        batches = data.number_of_batches(
-            len(train), size=settings.batch_size, processes=accelerator.num_processes
-        )
-        self.steps_per_epoch = -(-batches // settings.gradient_accumulation_steps)
-        self.total = self.steps_per_epoch * settings.epochs
+        per_epoch = self.loader.steps_per_epoch
+        self.total = settings.steps or (settings.epochs or 0) * (per_epoch or 0)
+        self.interval = settings.validate_every or per_epoch or -(-self.total // TENTH)
         self.saved_at = time.monotonic()
-        self.sign = 1.0
+        self.trains = False
 
-    @property
-    def student(self) -> nn.Module:
-        """Return the student that is validated and ships."""
-        return next(iter(self.scheme.students.values()))
+    def _model(self, name: str) -> nn.Module:
+        """Return what is validated of a student: its average, or itself."""
+        average = self.averages.get(name)
+        return self.scheme.students[name] if average is None else average.module
 
     # -- from beginning to end --------------------------------------------------------------------
 
@@ -179,72 +217,89 @@ class _Loop:
             checkpoint.clear(self.folder)
 
     def run(self, signals: SignalGuard) -> History:
-        progress, settings = self.state.progress, self.settings
-        while progress.epoch < settings.epochs and not self._out_of_patience():
-            self._epoch(signals)
+        progress, started = self.state.progress, time.monotonic()
+        while not (self._ended() and progress.validated == progress.step):
+            if self._validation_is_due():
+                self._end_interval(started)
+                started = time.monotonic()
+            else:
+                self._step(self.loader.next_step())
+                self.progress_bar.update(progress.step, self.total, self._note())
+            self._save_if_due(signals.received)
+        best = self.settings.keep == "best"
         return History(
             rows=tuple(progress.rows),
-            best_epoch=progress.best_epoch if settings.keep == "best" else progress.epoch,
+            best_step=progress.best_step if best else progress.step,
             steps=progress.step,
-            stopped_early=progress.epoch < settings.epochs,
+            stopped_early=progress.step < self.total,
+            student=self._chosen(),
         )
 
     def keep(self) -> None:
-        chosen = self.state.best if self.settings.keep == "best" else self.model.state_dict()
-        self.student.load_state_dict(chosen)
+        name = self._chosen()
+        best = self.settings.keep == "best"
+        weights = self.state.best if best else self._model(name).state_dict()
+        student = self.scheme.students[name]
+        now = student.state_dict()  # of shards, where the best weights may be those of a checkpoint
+        student.load_state_dict({key: like(value, now[key]) for key, value in weights.items()})
         for student in self.scheme.students.values():
             student.eval()
 
-    def _out_of_patience(self) -> bool:
-        patience = self.settings.patience
-        return patience is not None and self.state.progress.since_better >= patience
+    def _chosen(self) -> str:
+        """Return the name of the student that ships."""
+        chosen = self.state.progress.best_student
+        return chosen if chosen in self.candidates else self.candidates[0]
 
-    # -- one epoch --------------------------------------------------------------------------------
+    def _ended(self) -> bool:
+        progress, patience = self.state.progress, self.settings.patience
+        return progress.step == self.total or (
+            patience is not None and progress.since_better >= patience
+        )
 
-    def _epoch(self, signals: SignalGuard) -> None:
-        started, progress = time.monotonic(), self.state.progress
-        self.train.set_epoch(progress.epoch)
-        self.scheme.begin_epoch(progress.epoch)
-        for module in self.scheme.modules_to_save().values():
-            module.train()
-        for micro_batches in self._steps():
-            self._step(micro_batches)
-            self.progress_bar.update(progress.step, self.total, self._note())
-            self._save_if_due(signals.received)
-        metrics = self._validate()
-        row = self._row(self.state.epoch.pop(self.accelerator)) | {
-            f"validation/{name}": value for name, value in metrics.items() if math.isfinite(value)
-        }
-        row["seconds"] = time.monotonic() - started
-        progress.epoch += 1
-        progress.rows.append(row)
-        if (
-            progress.choose(self.sign * next(iter(metrics.values()), math.nan))
-            and self.settings.keep == "best"
-        ):
-            weights = self.model.state_dict()
-            self.state.best = {name: value.clone() for name, value in weights.items()}
-        self.state.log.write(row)
-        self.progress_bar.update(progress.step, self.total, self._summary(row), milestone=True)
-        self._save_if_due(signals.received)
+    # -- one step, and one interval ---------------------------------------------------------------
+
+    def _begin_epoch(self, epoch: int) -> None:
+        self.scheme.begin_epoch(epoch)
+        self.trains = False
 
     def _step(self, micro_batches: list[Batch]) -> None:
         progress, every = self.state.progress, self.settings.log_every
+        if not self.trains:  # after a validation, and after what a scheme does between epochs
+            for module in self.scheme.modules_to_save().values():
+                module.train()
+            self.trains = True
         losses = self.stepper.train_step(micro_batches, progress.step / self.total)
-        if self.average is not None:
-            self.average.update_parameters(self.student)
+        for name, average in self.averages.items():
+            average.update_parameters(self.scheme.students[name])
         progress.step += 1
         self.scheme.after_step(progress.step)
-        self.state.epoch.add(losses)
+        self.state.interval.add(losses)
         if every is not None:
             self.state.recent.add(losses)
             if progress.step % every == 0:
                 self.state.log.write(self._row(self.state.recent.pop(self.accelerator)))
 
+    def _validation_is_due(self) -> bool:
+        step, validated = self.state.progress.step, self.state.progress.validated
+        return step > validated and (step % self.interval == 0 or step == self.total)
+
+    def _end_interval(self, started: float) -> None:
+        """Validate, choose the best weights, and log."""
+        progress, self.trains = self.state.progress, False
+        found = self._validate()
+        row = self._row(self.state.interval.pop(self.accelerator)) | {
+            f"validation/{name}": value for name, value in found.items() if math.isfinite(value)
+        }
+        row["seconds"] = time.monotonic() - started
+        progress.validated = progress.step
+        progress.rows.append(row)
+        self.state.log.write(row)
+        self.progress_bar.update(progress.step, self.total, self._summary(row), milestone=True)
+
     def _row(self, losses: Mapping[str, float]) -> dict[str, float]:
-        step = self.state.progress.step
+        step, per_epoch = self.state.progress.step, self.loader.steps_per_epoch
         return {
-            "epoch": step / self.steps_per_epoch,
+            **({} if per_epoch is None else {"epoch": step / per_epoch}),
             "step": step,
             "learning_rate": rate((step - 1) / self.total, self.settings),
             **losses,
@@ -252,15 +307,22 @@ class _Loop:
 
     # -- what is reported -------------------------------------------------------------------------
 
+    def _where(self) -> str:
+        """Describe the position: the epoch, or the step."""
+        step, per_epoch = self.state.progress.step, self.loader.steps_per_epoch
+        if self.settings.epochs is None or per_epoch is None:
+            return f"step {step}/{self.total}"
+        return f"epoch {-(-step // per_epoch)}/{self.settings.epochs}"
+
     def _note(self) -> str:
-        """Describe a step: the epoch, this step's loss, and the score of the epoch before."""
-        progress = self.state.progress
-        note = f"epoch {progress.epoch + 1}/{self.settings.epochs}, loss {self.stepper.loss:.4g}"
-        scores = _scores(progress.rows[-1]) if progress.rows else []
+        """Describe a step: the position, this step's loss, and the score of the last validation."""
+        rows = self.state.progress.rows
+        note = f"{self._where()}, loss {self.stepper.loss:.4g}"
+        scores = _scores(rows[-1]) if rows else []
         return ", ".join([note, *scores[:1]])
 
     def _summary(self, row: Mapping[str, float]) -> str:
-        """Describe an epoch: the mean loss, its terms as weighted, and the validation scores."""
+        """Describe an interval: the mean loss, its terms as weighted, and the validation scores."""
         terms = {
             name.removeprefix("train/").removesuffix("/weighted"): value
             for name, value in row.items()
@@ -269,12 +331,30 @@ class _Loop:
         loss = f"loss {row['train/loss']:.4g}"
         if len(terms) > 1:
             loss += f" ({', '.join(f'{name} {value:.4g}' for name, value in terms.items())})"
-        epoch = f"epoch {self.state.progress.epoch}/{self.settings.epochs}"
         learning_rate = f"learning rate {row['learning_rate']:.3g}"
-        return ", ".join([epoch, loss, *_scores(row), learning_rate])
+        return ", ".join([self._where(), loss, *_scores(row), learning_rate])
 
     def _validate(self) -> dict[str, float]:
-        metrics = {name: float(value) for name, value in self.validate(self.model).items()}
+        """Validate every student that may ship; return the metrics, the best student's first."""
+        progress, found = self.state.progress, dict[str, dict[str, float]]()
+        for name in self.candidates:
+            found[name] = self._metrics(self._model(name))
+
+        def score(name: str) -> float:
+            value = self.sign * next(iter(found[name].values()), math.nan)
+            return -math.inf if math.isnan(value) else value
+
+        best = max(self.candidates, key=score)
+        if progress.choose(score(best), best) and self.settings.keep == "best":
+            weights = self._model(best).state_dict()
+            self.state.best = {name: value.clone() for name, value in weights.items()}
+        if len(found) == 1:
+            return found[best]
+        others = {f"{name}/{key}": one for name in found for key, one in found[name].items()}
+        return found[best] | others
+
+    def _metrics(self, model: nn.Module) -> dict[str, float]:
+        metrics = {name: float(value) for name, value in self.validate(model).items()}
         if self.accelerator.num_processes == 1:
             return metrics
         from accelerate.utils import broadcast_object_list
@@ -283,31 +363,7 @@ class _Loop:
         first: list[dict[str, float]] = broadcast_object_list([metrics])
         return first[0]
 
-    # -- data and checkpoints ---------------------------------------------------------------------
-
-    def _batches(self, epoch: int) -> list[list[int]]:
-        return data.batches(
-            len(self.train),
-            size=self.settings.batch_size,
-            seed=self.seed,
-            epoch=epoch,
-            processes=self.accelerator.num_processes,
-        )
-
-    def _steps(self) -> Iterator[list[Batch]]:
-        """Yield the batches of each remaining optimiser step of the epoch."""
-        progress, accumulate = self.state.progress, self.settings.gradient_accumulation_steps
-        done = progress.step - progress.epoch * self.steps_per_epoch
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        rest = self._batches(progress.epoch)[done * accumulate :]
-        batches = load(
-            self.train,
-            [data.share(batch, rank=rank, processes=processes) for batch in rest],
-            workers=self.settings.num_workers,
-            device=self.accelerator.device,
-        )
-        for _ in range(done, self.steps_per_epoch):
-            yield list(islice(batches, accumulate))
+    # -- checkpoints ------------------------------------------------------------------------------
 
     def _save_if_due(self, interrupted: bool) -> None:
         due = time.monotonic() - self.saved_at >= self.settings.checkpoint_every
@@ -326,7 +382,7 @@ class _Loop:
 
 
 def _scores(row: Mapping[str, float]) -> list[str]:
-    """Format the validation scores of an epoch's row, the selecting metric first."""
+    """Format the validation scores of a validation's row, the selecting metric first."""
     return [
         f"{name.replace('/', ' ')} {value:.4f}"
         for name, value in row.items()

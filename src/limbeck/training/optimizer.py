@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from limbeck.training.settings import Training
+from limbeck.training.sharding import is_shard
 
 if TYPE_CHECKING:
     from torch.optim.swa_utils import PARAM_LIST
@@ -55,16 +56,20 @@ def build_optimizer(
         {"params": plain, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    shards = sum(map(is_shard, (*decayed, *plain)))
+    foreach = False if shards else None
     if settings.optimizer == "adamw":
         # One fused kernel for all parameters: in a small student's step, calls are most of the
         # time.
-        fused = all(p.device.type in ("cpu", "cuda") for p in (*decayed, *plain))
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
+        # A kernel for several tensors cannot mix sharded and whole ones.
+        fused = shards == 0 and all(p.device.type in ("cpu", "cuda") for p in (*decayed, *plain))
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused, foreach=foreach)
     return torch.optim.SGD(
         groups,
         lr=settings.learning_rate,
         momentum=settings.momentum,
         nesterov=settings.momentum > 0,
+        foreach=foreach,
     )
 
 

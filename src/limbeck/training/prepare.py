@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.errors import InputError, LimbeckError, Problem
+from limbeck.training.settings import Training
+from limbeck.training.sharding import check_strategy, is_sharded, sharded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -21,27 +24,43 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def prepared(scheme: Scheme, *, compiles: bool, accelerator: Accelerator) -> Iterator[Channel]:
+def prepared(scheme: Scheme, *, settings: Training, accelerator: Accelerator) -> Iterator[Channel]:
     """Move the modules to the device with equal weights in every process; restore them at the end.
+
+    Under FSDP2 the students are sharded as Accelerate prepares them. Data parallelism does not
+    wrap models in DistributedDataParallel, as `accelerator.prepare` does: that reduces the
+    gradients of one `forward` of one module in a fixed order, and waits for ever for a process
+    whose branch of the model differs. A scheme may run several modules, twice or in parts, without
+    a gradient or through forward hooks, and its loss is a sum over all processes, not a mean.
 
     Args:
         scheme: The scheme.
-        compiles: Whether the students are compiled.
+        settings: The training settings.
         accelerator: The device and the processes.
 
     Yields:
         The channel that synchronises the batch normalisations of all processes.
+
+    Raises:
+        InputError: The accelerator's way of distribution is not supported, or not with a setting.
     """
-    modules = list(scheme.modules_to_save().values())
+    check_strategy(accelerator, settings, scheme)
+    modules = dict(scheme.modules_to_save())
     with ExitStack() as undo:
-        for module in modules:
+        for module in modules.values():
             undo.callback(module.to, _device(module))
             module.to(accelerator.device)
         channel = Channel()
         if accelerator.num_processes > 1:
-            _share(modules, accelerator)
-            channel = undo.enter_context(synchronized(*modules))
-        if compiles:
+            _share(list(modules.values()), accelerator)
+            copies: dict[str, nn.Module] = {}
+            if is_sharded(accelerator):
+                copies = copy.deepcopy(dict(scheme.students))
+            channel = undo.enter_context(synchronized(*(modules | copies).values()))
+            if copies:
+                undo.enter_context(sharded(scheme, copies, accelerator))
+                channel.fails = True
+        if settings.compile:
             # A wrapper, not a module compiled in place: only inside the former can taps capture
             # outputs.
             for name, student in scheme.students.items():
@@ -79,11 +98,12 @@ class Channel:
     Attributes:
         norms: The layers; a message contains the index of its layer.
         local: Whether each process normalises by its own samples, because branches differ.
+        fails: Whether differing branches end the training, since models are sharded.
     """
 
     def __init__(self) -> None:
         self.norms: list[SynchronizedBatchNorm] = []
-        self.local = False
+        self.local = self.fails = False
 
     def sum(self, values: Tensor, norm: SynchronizedBatchNorm) -> Tensor:
         """Sum values over the processes, forward and backward.

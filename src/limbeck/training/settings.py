@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from limbeck.errors import Problem, RefusedError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Training(BaseModel):
-    """The settings of the training loop.
+    """The settings of the training loop: `epochs` or `steps`, and what has a default.
 
     Example:
         >>> Training(epochs=5).batch_size
@@ -20,8 +22,30 @@ class Training(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: Annotated[
-        int, Field(ge=1, le=1_000_000, description="Number of passes over the training samples.")
-    ]
+        int | None,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Number of passes over the training samples; required without `steps`.",
+        ),
+    ] = None
+    steps: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=10**12,
+            description="In place of `epochs`: number of optimiser steps, for data of any length.",
+        ),
+    ] = None
+    validate_every: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=10**12,
+            description="Interval of validations in optimiser steps; by default an epoch, or a "
+            "tenth of `steps` if the data has no length.",
+        ),
+    ] = None
     batch_size: Annotated[
         int,
         Field(
@@ -80,12 +104,12 @@ class Training(BaseModel):
         Field(
             ge=1,
             le=1_000_000,
-            description="Early stopping: the number of epochs without a better validation score.",
+            description="Early stopping: the number of validations without a better score.",
         ),
     ] = None
     keep: Annotated[
         Literal["best", "last"],
-        Field(description="Keep the weights of the best epoch on validation, or of the last."),
+        Field(description="Keep the weights of the best validation, or of the last step."),
     ] = "best"
     num_workers: Annotated[
         int, Field(ge=0, le=256, description="Data loader processes; 0 loads in the training loop.")
@@ -95,7 +119,7 @@ class Training(BaseModel):
         Field(
             ge=1,
             le=10**9,
-            description="Interval of log rows in optimiser steps, in addition to every epoch.",
+            description="Interval of log rows in optimiser steps, in addition to validations.",
         ),
     ] = None
     checkpoint_every: Annotated[
@@ -106,3 +130,13 @@ class Training(BaseModel):
             description="Seconds between checkpoints; 0 saves after every optimiser step.",
         ),
     ] = 10.0
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs is None and self.steps is None:
+            fix = "Or `steps`, the number of optimiser steps."
+            raise RefusedError(Problem.missing("epochs", fix))
+        if self.epochs is not None and self.steps is not None:
+            allowed = f"`epochs` or `steps`, not both (`epochs` is {self.epochs})"
+            raise RefusedError(Problem("steps", self.steps, allowed))
+        return self

@@ -16,6 +16,7 @@ from limbeck.tasks import Batch
 from limbeck.training.optimizer import build_optimizer, rate
 from limbeck.training.prepare import Channel, DivergedError
 from limbeck.training.settings import Training
+from limbeck.training.sharding import clip_gradients, is_shard
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -45,7 +46,8 @@ class Stepper:
         loss: The loss of the last step, over all phases and processes.
 
     Raises:
-        InputError: A phase of the scheme has no trainable parameters.
+        InputError: A phase of the scheme has no trainable parameters, or others than those of its
+            modules.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Stepper:
                 fix = "Are the student's parameters frozen, or is the student its own teacher?"
                 raise InputError(Problem(name, "no parameters", "at least one that trains", fix))
         modules = list(scheme.modules_to_save().values())
+        self._check_parameters(modules)
         self.optimizers = {
             name: build_optimizer(dict.fromkeys(phase.parameters), modules, settings)
             for name, phase in self._phases.items()
@@ -71,6 +74,15 @@ class Stepper:
         # Not the accelerator's scaler: it keeps its scale from training to training.
         half = settings.precision == "float16"
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=half)
+
+    def _check_parameters(self, modules: Sequence[nn.Module]) -> None:
+        """Check that every parameter is one of a module that is trained and saved."""
+        known = {id(parameter) for module in modules for parameter in module.parameters()}
+        for name, phase in self._phases.items():
+            if any(id(parameter) not in known for parameter in phase.parameters):
+                given = "parameters of no module in modules_to_save()"
+                fix = "Read them from the students: these are replaced when they are prepared."
+                raise InputError(Problem(name, given, "those of modules that are saved", fix))
 
     def train_step(self, micro_batches: Sequence[Batch], progress: float) -> dict[str, float]:
         """Update the weights by the mean over all elements of all micro-batches of all processes.
@@ -113,6 +125,8 @@ class Stepper:
             return self._losses(micro_batches, total_weights, progress, phase)
         except DivergedError:
             # All processes raise at the same message, and repeat the phase.
+            if self._channel.fails:
+                raise
             if self._accelerator.is_main_process:
                 warnings.warn(BRANCHES, stacklevel=2)
             self._channel.local = True
@@ -167,6 +181,8 @@ class Stepper:
         """
         if self._alone:
             return loss
+        # Those of sharded parameters are summed already.
+        parameters = [one for one in parameters if not is_shard(one)]
         gradients = [parameter.grad for parameter in parameters]
         head = [loss, *(float(gradient is not None) for gradient in gradients)]
         parts = [torch.tensor(head, device=self._accelerator.device)]
@@ -195,9 +211,7 @@ class Stepper:
         optimizer = self.optimizers[phase]
         if self._settings.max_grad_norm is not None:
             self.scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(
-                self._phases[phase].parameters, self._settings.max_grad_norm
-            )
+            clip_gradients(self._phases[phase].parameters, self._settings.max_grad_norm)
         for group in optimizer.param_groups:
             group["lr"] = rate(progress, self._settings)
         self.scaler.step(optimizer)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from limbeck.core.annotations import validate_arguments
-from limbeck.errors import InputError, Problem, check_choice
+from limbeck.core.registry import Catalogue
+from limbeck.errors import InputError, Problem
 from limbeck.objective.methods.features import ab, at, fitnets, ft, nst, ofd, review_kd, vid
 from limbeck.objective.methods.logits import (
     dist,
@@ -54,6 +55,8 @@ __all__ = [
     "vid",
     "wttm",
 ]
+METHODS = Catalogue(__name__, kind="method", group="limbeck.methods")
+"""The methods by name: those of `__all__`, and of plug-ins."""
 
 
 def find(name: str, *, where: str = "method") -> Callable[..., list[Term]]:
@@ -67,8 +70,7 @@ def find(name: str, *, where: str = "method") -> Callable[..., list[Term]]:
         ...
         limbeck.errors.InputError: method: got 'hintn'; ... did you mean "hinton"...
     """
-    check_choice(name, __all__, where=where)
-    method: Callable[..., list[Term]] = globals()[name]
+    method: Callable[..., list[Term]] = METHODS.load(name, where=where)
     return method
 
 

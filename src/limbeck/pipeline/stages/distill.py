@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field, create_model
+from pydantic import ConfigDict, Field, create_model
 
-from limbeck.errors import Problem, gathering
-from limbeck.models.spec import SOURCES
+from limbeck.core.imports import are_deferred
+from limbeck.core.registry import is_own
+from limbeck.errors import InputError, Problem, gathering
+from limbeck.models.initialize import copy_layers
+from limbeck.models.spec import SOURCES, LayerInit, Layers
 from limbeck.pipeline.artefacts import publish
 from limbeck.pipeline.candidate import Artefact, Candidate, Role, State
 from limbeck.pipeline.context import Context
@@ -18,6 +22,7 @@ from limbeck.pipeline.dry_run import DryRun, example_batch
 from limbeck.pipeline.objective_config import ObjectiveConfig
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.teacher_checks import weak_teacher
+from limbeck.pipeline.teachers import teacher_models
 from limbeck.pipeline.train import train, training_of, training_set
 from limbeck.pipeline.validate import located, model_located
 from limbeck.report.result import Curve
@@ -41,7 +46,7 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
     the same initial weights, on the same samples in the same order for as many epochs; the
     difference is the distillation gain. A second `distill` continues from the first, and so does
     its baseline; after a stage that changed the student's structure, both start from that stage's
-    result; with `init: fresh`, both start from the same new weights.
+    result; with `init: fresh` or `init: {layers: ...}`, both start from the same new weights.
     """
 
     produces: ClassVar[tuple[str, ...]] = ("student", "float student")
@@ -55,10 +60,10 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         Field(description="The frozen teacher: the recipe's, or the newest student."),
     ] = "teacher"
     init: Annotated[
-        Literal["same", "fresh"],
+        Literal["same", "fresh"] | LayerInit,
         Field(
             description="The initial weights: those of the newest student, if there is one, or new "
-            "ones of another seed."
+            "ones of another seed, or, by `{layers: ...}`, copies of the teacher's layers."
         ),
     ] = "same"
     train_baseline: Annotated[
@@ -82,7 +87,7 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
 
     def needed(self, recipe: Recipe) -> tuple[str, ...]:
         """Return the required artefacts: a teacher, unless the objective uses labels only."""
-        if not self.needs_teacher:
+        if not (self.needs_teacher or isinstance(self.init, LayerInit)):
             return ()
         return ("teacher",) if self.teacher == "teacher" else ("student", "float student")
 
@@ -96,9 +101,11 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         return [] if recipe.student_spec is None else [recipe.student_spec]
 
     def own_code(self) -> list[str]:
-        """Return the recipe's own losses and further models."""
+        """Return the code outside of limbeck: of losses, of the scheme and of further models."""
         models = [spec for spec in self.further_models().values() if spec is not None]
-        return [*self.own_losses(), *(one.name for one in models if one.source == "python")]
+        own = [one.name for one in models if one.source == "python"]
+        scheme = [SCHEMES.code_of(self.scheme)]
+        return [*self.objective_code(), *filter(None, scheme), *own]
 
     def validate_in(self, recipe: Recipe) -> list[Problem]:
         """Return problems: features that are not available, and those of further models."""
@@ -109,6 +116,9 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         if self.teacher == "student" and not self.needs_teacher and not self.own_losses():
             allowed = "a term against a teacher, in a scheme that uses one"
             problems.append(Problem("teacher", self.teacher, allowed))
+        if isinstance(self.init, LayerInit) and len(self.teacher_specs(recipe)) > 1:
+            allowed = "one teacher, whose layers are copied"
+            problems.append(Problem("init.layers", f"{len(recipe.teachers)} teachers", allowed))
         for where, spec in self.further_models().items():
             if spec is not None:
                 with gathering(problems), model_located(where):
@@ -121,8 +131,11 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         with located(where):
             models = self._further(context)
         teachers = [_scaled(trial.student)] if self.teacher == "student" else []
-        if self.init == "fresh":  # without the changes of earlier stages
+        if self.init != "same":  # without the changes of earlier stages
             fresh = context.build(context.student_spec, seed=context.seed_of(generation=1))
+            if isinstance(self.init, LayerInit):
+                teacher = (teachers or trial.teachers)[0]
+                copy_layers(fresh, teacher, self.init.layers, where=f"{where}.init.layers")
             trial.replace("student", fresh.to(context.accelerator.device))
         self.try_objective(trial, where=where, models=models, teachers=teachers)
 
@@ -160,17 +173,16 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Train the student and its label-only baseline."""
         teacher = self.frozen_teacher(context, candidate.state(self.teacher))
-        begin, generation = candidate.state("student"), 0
-        if self.init == "fresh":
-            generation = sum(link.artefact("student") is not None for link in candidate.lineage)
-            begin = State()
+        initial = self._initial(candidate, context)
         # The baseline first: a teacher that is no better than it is reported before the
         # distillation.
         baseline = []
         if self.train_baseline and self.terms().needs_teacher:
-            state = candidate.state("baseline")
+            state, begin = candidate.state("baseline"), initial.state
             same = begin.weights and state.weights and state.changes == begin.changes
-            baseline.append(self._label_only(context, state if same else begin, generation))
+            baseline.append(
+                self._label_only(context, replace(initial, state=state) if same else initial)
+            )
         known = (context.folder, baseline[0][0]) if baseline else candidate.newest("baseline")
         note = (
             weak_teacher(candidate.newest(self.teacher), known, context.task.scores[0].metric)
@@ -184,25 +196,33 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         def scheme(student: nn.Module) -> Scheme:
             return self.training_scheme(context, student, teacher, models)
 
-        trained = [self._train(context, scheme, begin=begin, generation=generation), *baseline]
+        trained = [self._train(context, scheme, initial), *baseline]
         record = self.record(
             context,
             what=" + ".join(self.loss_names()),
             artefacts=[artefact for artefact, _ in trained],
             curves=[curve for _, curve in trained],
-            notes=[note] if note else [],
+            notes=[*([note] if note else []), *initial.notes],
         )
         return candidate.append(context.folder, record)
 
-    def _label_only(
-        self, context: Context, begin: State, generation: int
-    ) -> tuple[Artefact, Curve]:
+    def _initial(self, candidate: Candidate, context: Context) -> _Initial:
+        """Return the weights to start from."""
+        if self.init == "same":
+            return _Initial(candidate.state("student"))
+        generation = sum(link.artefact("student") is not None for link in candidate.lineage)
+        if self.init == "fresh":
+            return _Initial(State(), generation)
+        specs = self.teacher_specs(context.recipe)
+        [teacher] = teacher_models(context, candidate.state(self.teacher), specs)
+        return _Initial(State(), generation, self.init.layers, teacher)
+
+    def _label_only(self, context: Context, initial: _Initial) -> tuple[Artefact, Curve]:
         """Train the scheme's control, in a subfolder of this stage."""
         artefact, curve = self._train(
             context.within("baseline"),
             lambda student: self.build_control(student, self._inputs(context)),
-            begin=begin,
-            generation=generation,
+            initial,
             role="baseline",
             label="label-only student",
         )
@@ -216,19 +236,19 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         self,
         context: Context,
         scheme: Callable[[nn.Module], Scheme],
+        initial: _Initial,
         *,
-        begin: State,
-        generation: int,
         role: Role = "student",
         label: str = "distilled student",
     ) -> tuple[Artefact, Curve]:
-        model = context.restore(context.student_spec, begin, generation=generation)
+        model = initial.build(context)
         curve = train(
             context,
             scheme(model.to(context.accelerator.device)),
             settings=training_of(self),
             label=label,
             role=role,
+            ship=self.shipped() if role == "student" else None,
         )
         artefact = publish(
             context,
@@ -236,9 +256,35 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
             role=role,
             label=label,
             weights=("model.safetensors",),
-            changes=begin.changes,
+            changes=initial.state.changes,
         )
         return artefact, curve
+
+
+@dataclass(frozen=True)
+class _Initial:
+    """The weights that a student starts from.
+
+    Attributes:
+        state: The saved weights; none for fresh ones.
+        generation: The number of the seed of fresh weights.
+        layers: The layers that are copied into fresh weights.
+        teacher: The model whose layers are copied.
+        notes: The list of the copied and the untouched tensors, after a student was built.
+    """
+
+    state: State
+    generation: int = 0
+    layers: Layers | None = None
+    teacher: nn.Module | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def build(self, context: Context) -> nn.Module:
+        """Build the student."""
+        model = context.restore(context.student_spec, self.state, generation=self.generation)
+        if self.layers is not None and self.teacher is not None:
+            self.notes[:] = copy_layers(model, self.teacher, self.layers, where="init.layers")
+        return model
 
 
 def _scaled(model: nn.Module) -> nn.Module:
@@ -249,14 +295,36 @@ def _scaled(model: nn.Module) -> nn.Module:
     return larger
 
 
-@cache
 def with_scheme(name: str) -> type[Distill]:
     """Return the stage with the settings of a scheme.
 
+    While the import of the user's code is deferred, the stage accepts any settings of the user's
+    own scheme.
+
     Raises:
-        InputError: There is no scheme of this name.
+        InputError: There is no scheme of this name, or it is no class of settings.
     """
-    settings: type[SchemeSettings] = SCHEMES.load(name)
+    if not is_own(name):
+        return _with_settings(name, SCHEMES.load(name))
+    settings = SCHEMES.load(name)
+    if are_deferred():
+        return _Unresolved
+    if not (isinstance(settings, type) and issubclass(settings, SchemeSettings)):
+        allowed = "a class of settings, which inherits from limbeck.schemes.SchemeSettings"
+        raise InputError(Problem("scheme", name, allowed))
+    return _with_settings.__wrapped__(name, settings)
+
+
+class _Unresolved(Distill):
+    """The stage with the user's own scheme, whose import is deferred."""
+
+    model_config = ConfigDict(extra="allow")
+
+    scheme: str = ""  # type: ignore[assignment]
+
+
+@cache
+def _with_settings(name: str, settings: type[SchemeSettings]) -> type[Distill]:
     if issubclass(Distill, settings):
         return Distill
     scheme, objective = (copy.copy(Distill.model_fields[key]) for key in ("scheme", "objective"))

@@ -42,7 +42,7 @@ class Evaluate(Stage):
             min_length=1,
             max_length=100,
             description="Any of "
-            + ", ".join(EVALUATIONS.names())
+            + ", ".join(EVALUATIONS.builtin())
             + "; all if not given. As a mapping, each with settings of its own.",
         ),
     ] = None

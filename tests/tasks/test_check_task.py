@@ -1,0 +1,113 @@
+"""`check_task`: every task passes, and each broken law is found."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.errors import InputError
+from limbeck.tasks import TASKS
+from limbeck.tasks.image_classification import ImageClassification
+from limbeck.testing import BrokenLawError, check_task
+
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES = torch.randn(6, 1, 2, 2, generator=GENERATOR)
+ROWS = IMAGES.flatten(1)
+LABELS = torch.tensor([0, 2, 1, 2, 0, 1])
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+    def forward(self, input_ids, attention_mask):
+        mask = attention_mask.unsqueeze(-1)
+        return self.head((self.embed(input_ids) * mask).sum(1) / mask.sum(1))
+
+
+def example(name):
+    """The task with a model and a batch."""
+    torch.manual_seed(0)
+    labels = LABELS
+    if name.endswith("multilabel"):
+        labels = torch.rand(6, 3, generator=GENERATOR).round()
+    if name.endswith("regression"):
+        labels = torch.randn(6, 3, generator=GENERATOR)
+    domain = name.partition("_")[0]
+    inputs = {
+        "image": (nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), {"image": IMAGES}),
+        "tabular": (nn.Linear(4, 3), {"features": ROWS}),
+        "text": (
+            Words(),
+            {
+                "input_ids": torch.randint(1, 9, (6, 3), generator=GENERATOR),
+                "attention_mask": torch.tensor([[1, 1, 0]] * 6),
+            },
+        ),
+    }
+    model, batch = inputs[domain]
+    kind = TASKS.load(name)
+    return kind(("a", "b", "c")), model, {**batch, "labels": labels}
+
+
+KNOWN = [name for name in TASKS.builtin() if name.partition("_")[0] in ("image", "tabular", "text")]
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_built_in_tasks_meet_the_laws(name):
+    check_task(*example(name))
+
+
+class MeanOfABatch(ImageClassification):
+    """Weights that depend on the batch: a split changes the gradient."""
+
+    def weights(self, batch):
+        return {name: one / len(one) for name, one in super().weights(batch).items()}
+
+    def loss(self, response):
+        return {name: one * len(one) for name, one in super().loss(response).items()}
+
+
+class WithoutWeights(ImageClassification):
+    def weights(self, batch):
+        return {"logits": torch.ones(len(batch["labels"]))}
+
+
+class OtherOutputs(ImageClassification):
+    def outputs(self, model, batch):
+        return {name: 2 * one for name, one in super().outputs(model, batch).items()}
+
+
+class Scalar(ImageClassification):
+    def loss(self, response):
+        return {name: one.mean() for name, one in super().loss(response).items()}
+
+
+class OtherName(ImageClassification):
+    kinds = MappingProxyType({"scores": "categorical"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (MeanOfABatch, "law 2: logits: two micro-batches change the gradient"),
+        (WithoutWeights, "law 3: logits: samples of weight 0 differ from those left out"),
+        (OtherOutputs, "law 4: logits: outputs"),
+        (Scalar, r"law 1: logits: the loss has the shape \[\]"),
+        (OtherName, "law 1: the loss is of logits, which is no output"),
+    ],
+)
+def test_a_broken_law_is_found(kind, message):
+    _, model, batch = example("image_classification")
+    with pytest.raises(BrokenLawError, match=message):
+        check_task(kind(classes=("a", "b", "c")), model, batch)
+
+
+def test_a_batch_of_unequal_tensors_is_refused():
+    task, model, batch = example("tabular_classification")
+    with pytest.raises(InputError, match="samples: 5, 6"):
+        check_task(task, model, batch | {"labels": LABELS[:5]})
