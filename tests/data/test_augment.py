@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from limbeck.core.random import below, random_bits
 from limbeck.data.load import Data
-from limbeck.data.modalities.image import AugmentSpec
+from limbeck.data.modalities.image import AugmentSpec, ImagePreprocess
 from limbeck.data.modalities.image._augment import ImageAugmentation
 from limbeck.data.split import Split
 
@@ -16,11 +16,13 @@ SPECS = st.builds(AugmentSpec, crop=st.integers(0, 3), flip=st.booleans(), shift
 ROWS = 12
 IMAGES = torch.rand(ROWS, 2, 5, 6, generator=torch.Generator().manual_seed(0))
 BLACK = torch.tensor([-1.0, -2.0])
+TWO_CHANNELS = ImagePreprocess((5, 6), 2, 1.0, (1.0, 2.0), (1.0, 1.0))
+GREY = ImagePreprocess((8, 8), 1, 1.0, (0.0,), (1.0,))
 
 
 def _augment(index: list[int], seed: int, view: int, spec: AugmentSpec) -> torch.Tensor:
     rows = torch.tensor(index)
-    augmentation = ImageAugmentation(spec, BLACK.numpy())
+    augmentation = ImageAugmentation(spec, TWO_CHANNELS)
     batch = {"image": IMAGES[rows]}
     return augmentation(batch, rows, seed=seed, view=view, spatial=())["image"]
 
@@ -79,7 +81,7 @@ def test_offsets_and_mirrors_are_drawn_evenly() -> None:
     rows = torch.arange(9000)
     ramp = torch.arange(49, dtype=torch.float32).view(1, 1, 7, 7).repeat(9000, 1, 1, 1)
     spec = AugmentSpec(crop=1, flip=True)
-    augmentation = ImageAugmentation(spec, np.zeros(1, np.float32))
+    augmentation = ImageAugmentation(spec, GREY)
     varied = augmentation({"image": ramp}, rows, seed=3, view=5, spatial=())["image"]
     # The value in the middle of the ramp is the offset; the sign of its slope is the mirror.
     counts = torch.unique(varied[:, 0, 3, 3], return_counts=True)[1]
@@ -113,7 +115,7 @@ def test_below_stays_below(bound: int) -> None:
 
 def _split(digits: Data, **settings: int | bool) -> Split:
     split = digits.train.for_evaluation()
-    split.augmentation = ImageAugmentation(AugmentSpec(**settings), np.zeros(1, np.float32))
+    split.augmentation = ImageAugmentation(AugmentSpec(**settings), GREY)
     return split
 
 

@@ -18,13 +18,14 @@ import torch
 from limbeck.data import cache
 from limbeck.data.cache import TeacherCache, key_of
 from limbeck.data.load import Data
-from limbeck.data.modalities.image import AugmentSpec
+from limbeck.data.modalities.image import AugmentSpec, ImagePreprocess
 from limbeck.data.modalities.image._augment import ImageAugmentation
 from limbeck.data.rows import Batch, DenseLabels
 from limbeck.data.split import Split
 from limbeck.errors import InputError, LimbeckError
 from limbeck.targets import DenseTargets, Layout, Precision, Targets
 
+GREY = ImagePreprocess((8, 8), 1, 1.0, (0.0,), (1.0,))
 KEY = {"teacher": "abc", "data": "def", "augmentation": {"shift": 1}}
 
 
@@ -51,7 +52,7 @@ def _found(cached: TeacherCache, index: torch.Tensor, view: torch.Tensor) -> tor
 @pytest.fixture
 def split(digits: Data) -> Split:
     split = digits.test.for_evaluation()
-    split.augmentation = ImageAugmentation(AugmentSpec(shift=1, views=3), np.zeros(1, np.float32))
+    split.augmentation = ImageAugmentation(AugmentSpec(shift=1, views=3), GREY)
     return split
 
 
@@ -402,7 +403,7 @@ def test_unlimited_views_cannot_be_cached(digits: Data) -> None:
     from dataclasses import replace
 
     endless = digits.train.for_evaluation()
-    endless.augmentation = ImageAugmentation(AugmentSpec(shift=1), np.zeros(1, np.float32))
+    endless.augmentation = ImageAugmentation(AugmentSpec(shift=1), GREY)
     with pytest.raises(InputError, match=r"Set data\.augment\.views"):
         key_of(replace(digits, train=endless), teacher="abc")
 

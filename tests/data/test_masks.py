@@ -15,7 +15,7 @@ from PIL import Image
 
 from limbeck.data.label import UNLABELLED, Spatial
 from limbeck.data.load import Data
-from limbeck.data.modalities.image import AugmentSpec
+from limbeck.data.modalities.image import AugmentSpec, ImagePreprocess
 from limbeck.data.modalities.image._augment import ImageAugmentation
 from limbeck.errors import InputError, LimbeckError
 
@@ -157,8 +157,8 @@ def test_a_mask_that_equals_a_channel_stays_equal(settings: dict[str, Any]) -> N
     rows = torch.arange(40)
     values = torch.randint(0, 5, (40, *SIZE), generator=torch.Generator().manual_seed(0))
     batch = {"image": values[:, None].float().repeat(1, 2, 1, 1), "labels": values}
-    fill = np.full(2, UNLABELLED, np.float32)
-    augmentation = ImageAugmentation(AugmentSpec(**settings), fill)
+    prepare = ImagePreprocess(SIZE, 2, 1.0, (-float(UNLABELLED),) * 2, (1.0,) * 2)
+    augmentation = ImageAugmentation(AugmentSpec(**settings), prepare)
     for view in range(3):
         moved = augmentation(batch, rows, seed=5, view=view, spatial=[Spatial("labels", "mask")])
         assert torch.equal(moved["image"][:, 1].long(), moved["labels"])
@@ -181,7 +181,8 @@ def test_a_box_stays_around_what_it_encloses(settings: dict[str, Any]) -> None:
     padded = torch.cat([boxes[:, None], torch.zeros(count, 1, 4)], dim=1)
     classes = torch.tensor([[3, UNLABELLED]]).repeat(count, 1)
     batch = {"image": torch.from_numpy(image), "boxes": padded, "labels": classes}
-    augmentation = ImageAugmentation(AugmentSpec(**settings), np.zeros(1, np.float32))
+    prepare = ImagePreprocess(SIZE, 1, 1.0, (0.0,), (1.0,))
+    augmentation = ImageAugmentation(AugmentSpec(**settings), prepare)
     spatial = [Spatial("boxes", "boxes", classes="labels")]
     moved = augmentation(batch, torch.arange(count), seed=2, view=0, spatial=spatial)
     for row in range(count):

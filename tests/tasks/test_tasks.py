@@ -49,13 +49,8 @@ EXAMPLES = {
 
 # They have files of their own.
 OTHER = {
-    "object_detection",
-    "tabular_regression",
-    "image_multilabel",
-    "image_segmentation",
-    "series_forecasting",
-    "tabular_multilabel",
-    "text_multilabel",
+    *("tabular_regression", "image_multilabel", "tabular_multilabel", "text_multilabel"),
+    *("image_segmentation", "object_detection", "series_forecasting"),
 }
 
 

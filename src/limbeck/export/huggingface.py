@@ -170,8 +170,11 @@ def image_processor(
     mean: Sequence[float],
     std: Sequence[float],
     resample: str,
+    shorter_side: int | None = None,
 ) -> dict[str, Any]:
     """Return the content of `preprocessor_config.json` for image files.
+
+    With `shorter_side` the shorter side is resized to it, and `size` is cropped from the centre.
 
     Example:
         >>> scale = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
@@ -181,11 +184,19 @@ def image_processor(
     """
     from PIL import Image
 
+    sides = {"height": size[0], "width": size[1]}
+    resize: dict[str, Any] = {"image_processor_type": "ViTImageProcessor", "size": sides}
+    if shorter_side is not None:
+        resize = {
+            "image_processor_type": "CLIPImageProcessor",
+            "size": {"shortest_edge": shorter_side},
+            "do_center_crop": True,
+            "crop_size": sides,
+        }
     return {
-        "image_processor_type": "ViTImageProcessor",
+        **resize,
         "do_convert_rgb": channels == 3,
         "do_resize": True,
-        "size": {"height": size[0], "width": size[1]},
         "resample": int(Image.Resampling[resample.upper()]),
         "do_rescale": True,
         "rescale_factor": 1 / 255,

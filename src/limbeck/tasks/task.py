@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -247,13 +248,12 @@ def element_rows(values: NDArray[Any], kind: Kind) -> NDArray[Any]:
     Logits are `[n, classes, ...]`, other kinds `[n, ..., width]`.
 
     Example:
-        >>> import numpy as np
         >>> element_rows(np.zeros((2, 3, 4, 5)), "categorical").shape
         (40, 3)
     """
     last = values.shape[-1]
     if values.ndim > 2 and kind in ("categorical", "binary"):
-        values, last = values.swapaxes(1, -1), values.shape[1]
+        values, last = np.moveaxis(values, 1, -1), values.shape[1]
     return values.reshape(-1, last)
 
 

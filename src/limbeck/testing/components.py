@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import InputError, Problem
-from limbeck.tasks import Batch, Task, total_weights
+from limbeck.tasks import Batch, Task, element_rows, labels_of, total_weights
 
 if TYPE_CHECKING:
     from limbeck.schemes import Scheme, SchemeInputs, SchemeSettings
@@ -27,7 +27,7 @@ def task_violations(task: Task, model: nn.Module, batch: Batch) -> Iterator[Viol
     model = copy.deepcopy(model).eval()  # without batch statistics and dropout
     with torch.no_grad():
         response, weights = task.respond(model, batch), task.weights(batch)
-        outputs = task.outputs(model, batch)
+        outputs, exported = task.raw_outputs(model, batch), task.outputs(model, batch)
     if not list(task.kinds) == list(response.outputs) == list(weights):
         found = f"{list(task.kinds)}, {list(response.outputs)} and {list(weights)}"
         yield 1, f"kinds, respond and weights name the outputs {found}: they must agree"
@@ -63,19 +63,23 @@ def task_violations(task: Task, model: nn.Module, batch: Batch) -> Iterator[Viol
                 yield 3, f"{name}: samples of weight {given:g} {change} those {what}: {difference}"
     for name, output in response.outputs.items():
         if name in outputs and output.values is not None:
-            yield from _same_values(name, outputs[name], output.values)
+            rows = element_rows(outputs[name].numpy(), task.kinds[name])
+            yield from _same_values(name, torch.from_numpy(rows), output.values)
+    for name, kind in task.kinds.items():
+        # Real values are scaled to their units.
+        if kind in ("categorical", "binary") and name in exported:
+            yield from _same_values(name, exported[name], outputs[name])
 
 
 def _same_values(name: str, exported: Tensor, values: Tensor) -> Iterator[Violation]:
-    """Compare an export's output with a response's values, which may be some of its elements."""
+    """Compare an output's rows with a response's values, which may be some of its elements."""
     if exported.shape == values.shape:
         same = torch.allclose(exported, values, rtol=TOLERANCE, atol=TOLERANCE)
     else:
-        rows = exported.reshape(-1, *values.shape[1:]).flatten(1)
-        distances = torch.cdist(values.flatten(1).double(), rows.double())
-        same = bool((distances.min(1).values <= TOLERANCE * (1 + rows.abs().max())).all())
+        distances = torch.cdist(values.flatten(1).double(), exported.double())
+        same = bool((distances.min(1).values <= TOLERANCE * (1 + exported.abs().max())).all())
     if not same:
-        yield 4, f"{name}: outputs(model, batch) differs from the values of respond"
+        yield 4, f"{name}: outputs or raw_outputs differ from the values of respond"
 
 
 def _task_gradients(task: Task, model: nn.Module, batches: Sequence[Batch]) -> dict[str, Gradients]:
@@ -92,8 +96,8 @@ def _task_gradients(task: Task, model: nn.Module, batches: Sequence[Batch]) -> d
                 weights = output.weights
                 if output.labelled is not None:
                     weights = weights * output.labelled
-                key = name if output.labelled is None else f"{name}/labelled"
-                total = sum(float(one.get(key, one[name])) for one in sums)
+                key = name if output.labelled is None else labels_of(name)
+                total = sum(float(one[key]) for one in sums)
                 ((losses[name] * weights).sum() / max(total, 1e-12)).backward()
         found[name] = _gradients({"model": model})
     model.zero_grad()

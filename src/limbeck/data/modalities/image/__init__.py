@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from limbeck.data.images import referenced_files
-from limbeck.data.modalities.image._preprocess import LARGEST_SIDE, ImagePreprocess
+from limbeck.data.modalities.image._preprocess import LARGEST_SIDE, ImagePreprocess, Side
 from limbeck.data.modality import Modality, Usage
 from limbeck.data.settings import Section, Settings
 
@@ -28,8 +28,12 @@ Move = Annotated[int, Field(ge=0, le=LARGEST_SIDE)]
 CODE = """
 loaded = ImageOps.exif_transpose(Image.open("image.png")).convert(prepare["mode"])
 height, width = prepare["size"]
-if loaded.size != (width, height):
-    loaded = loaded.resize((width, height), Image.Resampling[prepare["resample"].upper()])
+side = prepare.get("shorter_side")
+full = [int(side * one / min(loaded.size)) for one in loaded.size] if side else [width, height]
+if loaded.size != (*full,):
+    loaded = loaded.resize(full, Image.Resampling[prepare["resample"].upper()])
+left, top = round((full[0] - width) / 2), round((full[1] - height) / 2)
+loaded = loaded.crop((left, top, left + width, top + height))
 pixels = np.asarray(loaded, dtype=np.float32).reshape(height, width, prepare["channels"])
 pixels = pixels / np.float32(255)  # a file has 256 levels
 pixels = (pixels - np.float32(prepare["mean"])) / np.float32(prepare["std"])
@@ -37,17 +41,33 @@ image = pixels.transpose(2, 0, 1)[None]
 """
 
 
+class ShorterSide(Settings):
+    """The setting `{shorter_side: 256}` of `image.resize`.
+
+    Attributes:
+        shorter_side: The length of the shorter side in pixels; the aspect ratio is kept.
+    """
+
+    shorter_side: Side
+
+
 class ImageSpec(Section):
     """Image preprocessing settings.
 
     Attributes:
-        size: Height and width after resizing; unchanged if not given (then all must be equal).
+        size: The size of the model's input: `[height, width]`, or one number for both; images are
+            resized to it. Unchanged if not given (then all must be equal).
+        resize: Resize the shorter side to a number of pixels, `{shorter_side: 256}`, which keeps
+            the aspect ratio; with `crop: centre`.
+        crop: After `resize`, crop `size` from the centre.
         channels: 1 for grey, 3 for colour; inferred from the images if not given.
         mean: The mean per channel, in [0, 1]; computed on the training rows if not given.
         std: The standard deviation per channel; computed on the training rows if not given.
     """
 
-    size: Annotated[int, Field(gt=0, le=LARGEST_SIDE)] | None = None
+    size: Side | tuple[Side, Side] | None = None
+    resize: ShorterSide | None = None
+    crop: Literal["centre"] | None = None
     channels: Literal[1, 3] | None = None
     mean: tuple[Level, ...] | None = None
     std: tuple[Deviation, ...] | None = None
@@ -58,9 +78,30 @@ class ImageSpec(Section):
         return bool(self.mean and self.std)
 
     @property
+    def sides(self) -> tuple[int, int] | None:
+        """Return the stated height and width."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
     def states_size(self) -> bool:
         """Return whether the size is stated."""
         return self.size is not None
+
+    @model_validator(mode="after")
+    def _check_crop(self) -> Self:
+        if self.resize is None and self.crop is None:
+            return self
+        if self.resize is None or self.crop is None or self.sides is None:
+            raise ValueError(
+                "resize and crop need one another and size; allowed: all three, such as "
+                "size: 224, resize: {shorter_side: 256}, crop: centre"
+            )
+        if max(self.sides) > self.resize.shorter_side:
+            raise ValueError(
+                f"size {self.size} is larger than the shorter side, {self.resize.shorter_side}; "
+                "allowed: a size within it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -81,6 +122,10 @@ class AugmentSpec(Settings):
             random.
         flip: Flip half of the images horizontally.
         shift: Move by up to this many pixels in each direction, filling with black.
+        transforms: Transforms of torchvision.transforms.v2 by name, in order, with their arguments:
+            `[{random_resized_crop: {scale: [0.5, 1]}}, trivial_augment_wide]`; they follow crop,
+            flip and shift. A `size` that is not given is that of the model's input. Masks and boxes
+            move too. Pixels are in [0, 1]. Needs the extra `vision`.
         views: The number of variants per image, which epochs cycle through. Without it every epoch
             has new variants, and teacher outputs cannot be cached.
     """
@@ -88,6 +133,7 @@ class AugmentSpec(Settings):
     crop: Move = 0
     flip: bool = False
     shift: Move = 0
+    transforms: tuple[str | dict[str, dict[str, JsonValue] | None], ...] = ()
     views: Annotated[int, Field(gt=0, le=MOST_VIEWS)] | None = None
 
 
@@ -110,6 +156,7 @@ class Images(Modality[ImageKeys]):
     keys: ClassVar[type[Settings]] = ImageKeys
     preprocess: ClassVar[type[Preprocess]] = ImagePreprocess
     training_only: ClassVar[frozenset[str]] = frozenset({"augment"})
+    later: ClassVar[frozenset[str]] = frozenset({"resize", "crop"})
     usage: ClassVar[Usage] = Usage(
         argument="image.png",
         packages="numpy, Pillow",

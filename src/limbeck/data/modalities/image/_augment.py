@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from limbeck.core.random import below, random_bits
 from limbeck.data.label import UNLABELLED
+from limbeck.data.modalities.image._transforms import Transforms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from limbeck.data.label import Spatial
     from limbeck.data.modalities.image import AugmentSpec
+    from limbeck.data.modalities.image._preprocess import ImagePreprocess
     from limbeck.data.rows import Batch
 
 # Indices of the draws: changing one would invalidate every cached teacher output.
@@ -87,12 +90,21 @@ class ImageAugmentation:
 
     Args:
         spec: The augmentation settings.
-        fill_value: The value of a black pixel, which fills what lies beyond an edge, `[c]`.
+        prepare: The preprocessing of the images: what lies beyond an edge is black, and transforms
+            of torchvision get pixels in [0, 1].
+
+    Raises:
+        InputError: A transform is unknown, or torchvision is not installed.
     """
 
-    def __init__(self, spec: AugmentSpec, fill_value: NDArray[np.float32]) -> None:
+    def __init__(self, spec: AugmentSpec, prepare: ImagePreprocess) -> None:
         self.spec = spec
-        self._fill_value = fill_value
+        self._fill_value = prepare.fill_value()
+        self._transforms = Transforms(spec.transforms, prepare.size) if spec.transforms else None
+        self._mean, self._std = (
+            torch.tensor(one).view(-1, 1, 1) for one in (prepare.mean, prepare.std)
+        )
+        self._is_scaled = prepare.divide_by != 1
 
     @property
     def views(self) -> int | None:
@@ -101,7 +113,12 @@ class ImageAugmentation:
 
     def identity(self) -> dict[str, Any]:
         """Return the settings as plain data."""
-        return self.spec.model_dump(mode="json")
+        content = self.spec.model_dump(mode="json")
+        if self._transforms is None:
+            del content["transforms"]
+        else:
+            content["torchvision"] = version("torchvision")
+        return content
 
     def __call__(
         self, batch: Batch, index: Tensor, *, seed: int, view: int, spatial: Sequence[Spatial]
@@ -126,6 +143,15 @@ class ImageAugmentation:
                 boxes, classes = batch[one.name], batch[one.classes]
                 moved = moves.boxes(boxes, classes, (height, width))
                 changed[one.name], changed[one.classes] = moved
+        batch = {**batch, **changed}
+        if self._transforms is None:
+            return batch
+        scaled = batch["image"] * self._std + self._mean
+        if self._is_scaled:  # floats may have any range
+            scaled = scaled.clamp(0, 1)
+        given = {**batch, "image": scaled}
+        changed = self._transforms(given, index, seed=seed, view=view, spatial=spatial)
+        changed["image"] = (changed["image"] - self._mean) / self._std
         return {**batch, **changed}
 
 

@@ -2,7 +2,9 @@
 
 The file is enough to reproduce it with numpy and PIL: open with PIL, `ImageOps.exif_transpose`,
 `convert(mode)`, `resize((size[1], size[0]), resample)` if the size differs; then as float32
-`(pixels / divide_by - mean) / std` for each channel, channels first.
+`(pixels / divide_by - mean) / std` for each channel, channels first. With `shorter_side` the
+shorter side is resized to it, the longer one to `int(shorter_side * longer / shorter)`, and `size`
+is cropped from the centre: the upper edge is at `round((height - size[0]) / 2)`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from limbeck.data.images import FORMATS, open_image, size_of, upright
+from limbeck.data.images import FORMATS, MOST_PIXELS, open_image, size_of, upright
 from limbeck.data.preprocess import (
     Comparison,
     Divisor,
@@ -55,6 +57,8 @@ class ImagePreprocess(Preprocess):
         std: The standard deviation per channel, the divisor.
         classes: The class names, in the order of the model's outputs.
         targets: A regression's targets, in the order of the model's outputs.
+        shorter_side: The length of the shorter side after resizing, of which `size` is cropped from
+            the centre; None to resize to `size`.
     """
 
     size: tuple[Side, Side]
@@ -66,6 +70,7 @@ class ImagePreprocess(Preprocess):
     resample: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bilinear"
     classes: tuple[str, ...] = ()
     targets: tuple[Target, ...] = ()
+    shorter_side: Side | None = None
 
     sample_axes: ClassVar[tuple[int, ...]] = (0, 2, 3)
     huggingface: ClassVar[HuggingFace | None] = HuggingFace(
@@ -79,7 +84,7 @@ class ImagePreprocess(Preprocess):
 
     def image_processor(self) -> dict[str, Any]:
         """Return the arguments of an image processor of transformers."""
-        names = ("size", "channels", "mean", "std", "resample")
+        names = ("size", "channels", "mean", "std", "resample", "shorter_side")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -94,7 +99,8 @@ class ImagePreprocess(Preprocess):
         """Convert an image to pixels `[channels, height, width]`, not yet scaled.
 
         Raises:
-            ValueError: An array is in colour but grey is required.
+            ValueError: An array is in colour but grey is required; or the image is so long that
+                its resized pixels are too many.
 
         Example:
             >>> prepare = ImagePreprocess((4, 4), 3, 255.0, (0.0,) * 3, (1.0,) * 3)
@@ -111,18 +117,43 @@ class ImagePreprocess(Preprocess):
 
         if len(array) == 3 and self.channels == 1:
             raise ValueError("the array has 3 channels; data.image.channels allows 1")
-        if array.shape[1:] != self.size:
+        if array.shape[1:] != self.size or self.shorter_side is not None:
             planes = [self._resize(Image.fromarray(np.ascontiguousarray(plane))) for plane in array]
             array = np.stack([np.asarray(plane) for plane in planes])
         return np.repeat(array, self.channels, axis=0) if len(array) < self.channels else array
 
-    def _resize(self, image: Image.Image) -> Image.Image:
+    def _resize(self, image: Image.Image, resample: str = "") -> Image.Image:
         from PIL import Image
 
-        height, width = self.size
-        if image.size == (width, height):
+        height, width = self.resized(image.height, image.width)
+        if height * width > MOST_PIXELS:
+            raise ValueError(f"the image becomes {height}x{width} by data.image.resize")
+        if image.size != (width, height):
+            method = Image.Resampling[(resample or self.resample).upper()]
+            image = image.resize((width, height), method)
+        if (height, width) == self.size:
             return image
-        return image.resize((width, height), Image.Resampling[self.resample.upper()])
+        top, left = self._corner(height, width)
+        return image.crop((left, top, left + self.size[1], top + self.size[0]))
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width of an image after resizing, before the crop.
+
+        Example:
+            >>> prepare = ImagePreprocess((4, 4), 1, 1.0, (0.0,), (1.0,), shorter_side=6)
+            >>> prepare.resized(10, 21)
+            (6, 12)
+        """
+        side = self.shorter_side
+        if side is None:
+            return self.size
+        if height <= width:
+            return side, int(side * width / height)
+        return int(side * height / width), side
+
+    def _corner(self, height: int, width: int) -> tuple[int, int]:
+        """Return the upper and left edge of the crop, as torchvision's `CenterCrop`."""
+        return round((height - self.size[0]) / 2), round((width - self.size[1]) / 2)
 
     def normalise(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """Normalise pixels `[n, channels, height, width]` to model inputs, in float32.
@@ -146,8 +177,16 @@ class ImagePreprocess(Preprocess):
     def __call__(
         self, images: Sequence[Image.Image | NDArray[Any]]
     ) -> dict[str, NDArray[np.float32]]:
-        """Convert images to model inputs: `{"image": [n, channels, height, width]}`."""
-        return {"image": self.normalise(np.stack([self.pixels(image) for image in images]))}
+        """Convert images to model inputs: `{"image": [n, channels, height, width]}`.
+
+        An array of the model's own size is what `read` returned, and is not resized again.
+        """
+        shape = (self.channels, *self.size)
+        pixels = [
+            image if isinstance(image, np.ndarray) and image.shape == shape else self.pixels(image)
+            for image in images
+        ]
+        return {"image": self.normalise(np.stack(pixels))}
 
     def read(self, image: object, *, where: str) -> NDArray[Any]:
         """Convert an image as a user has it to pixels `[channels, height, width]`.
@@ -164,6 +203,10 @@ class ImagePreprocess(Preprocess):
             (3, 4, 4)
         """
         opened = open_image(image, where=where)
+        height, width = self.resized(*size_of(opened))
+        if height * width > MOST_PIXELS:
+            allowed = f"at most {MOST_PIXELS:,} pixels after resizing"
+            raise InputError(Problem(where, f"an image that becomes {height}x{width}", allowed))
         if not isinstance(opened, np.ndarray):
             pixels = self.pixels(opened)
             return pixels if self.divide_by == 255 else pixels * np.float32(self.divide_by / 255)
@@ -215,18 +258,26 @@ class ImagePreprocess(Preprocess):
         """
         from PIL import Image
 
-        height, width = self.size
-        if mask.shape == self.size:
-            return mask
-        resized = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-        return np.asarray(resized)
+        return np.asarray(self._resize(Image.fromarray(mask), "nearest"))
 
     def place_boxes(
         self, boxes: NDArray[np.float32], stored_size: tuple[int, int]
     ) -> NDArray[np.float32]:
-        """Scale boxes `[n, 4]`, x and y of two corners in pixels of the image as stored."""
-        scale = np.array([new / old for new, old in zip(self.size, stored_size, strict=True)])
-        return (boxes * np.tile(scale[::-1], 2)).astype(np.float32)
+        """Scale boxes `[n, 4]`, x and y of two corners in pixels of the image as stored.
+
+        Boxes are clipped to the image; one that is cropped away has no area.
+
+        Example:
+            >>> prepare = ImagePreprocess((4, 4), 1, 255.0, (0.0,), (1.0,), shorter_side=4)
+            >>> prepare.place_boxes(np.array([[0, 0, 10, 8]]), (8, 16))
+            array([[0., 0., 3., 4.]], dtype=float32)
+        """
+        height, width = self.resized(*stored_size)
+        top, left = self._corner(height, width)
+        scale = np.array([width / stored_size[1], height / stored_size[0]])
+        moved = boxes * np.tile(scale, 2) - np.tile([left, top], 2)
+        limits = np.tile([self.size[1], self.size[0]], 2)
+        return np.clip(moved, 0, limits).astype(np.float32)
 
     def named(self, argument: str, *, row_files: Sequence[str]) -> list[Named]:
         """Return the image of a path, or all images of a folder and its subfolders."""
@@ -267,11 +318,16 @@ class ImagePreprocess(Preprocess):
                     comparison.where,
                     f"images of {size}",
                     f"{own[0]} x {own[1]}, on which the model was trained ({found.origin})",
-                    f"Set data.image.size: {own[0]}; or data.image.size: {self.size[0]}, to "
-                    "keep the size of the data.",
+                    f"Set data.image.size: {_size(own)}; or data.image.size: {_size(self.size)}, "
+                    "to keep the size of the data.",
                 )
         if stated and found.interpolation and found.interpolation != self.resample:
             comparison.note(
                 f"its images were resized with {found.interpolation} interpolation "
                 f"({found.origin}), the data's with {self.resample}."
             )
+
+
+def _size(size: tuple[int, int]) -> str:
+    """Return a size as a recipe states it: one number if it is square."""
+    return str(size[0]) if size[0] == size[1] else f"[{size[0]}, {size[1]}]"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
 
-from limbeck.data.images import EncodedImages, channels_of, size_of, traits_of
+from limbeck.data.images import MOST_PIXELS, EncodedImages, channels_of, size_of, traits_of
 from limbeck.data.modalities.image._augment import ImageAugmentation
 from limbeck.data.modalities.image._preprocess import ImagePreprocess
 from limbeck.data.split import Division, Prepared, hash_of
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 MOST_PROBLEMS = 10
+TRIED = 4
+"""The number of images on which transforms of a recipe are tried."""
 GREY = "grey"
 # A training step of a tiny net takes 1.5 ms: tensors cost it a copy, pixels a scaling too.
 READY_UNDER, PIXELS_UNDER = 512 * MIB, 2048 * MIB
@@ -60,11 +62,11 @@ def prepare(
         grey_only = not stated and shape.channels == 1
         scans = _scans(encoded, shape, itemsize=itemsize, grey_only=grey_only)
     except ColourError:
-        shape = _blank(shape.size, 3)
+        shape = replace(_blank(shape.size, 3), shorter_side=shape.shorter_side)
         scans = _scans(encoded, shape, itemsize=itemsize, grey_only=False)
     _check_moves(augment, shape)
     preprocess = _scale(settings, shape, scans["train"], loaded.divide_by)
-    augmentation = ImageAugmentation(augment, preprocess.fill_value()) if augment else None
+    augmentation = ImageAugmentation(augment, preprocess) if augment else None
     splits = {
         name: division.split(
             name,
@@ -74,6 +76,8 @@ def prepare(
         )
         for name, one in encoded.items()
     }
+    if augment and augment.transforms:
+        splits["train"].__getitems__(range(min(TRIED, len(splits["train"]))))  # raises if unfit
     hashes = {name: one.hashes for name, one in scans.items()}
     return Prepared(splits, preprocess, hashes, tuple(_looks(scans, shape)))
 
@@ -137,14 +141,17 @@ def _encoded(
 def _shape(settings: ImageSpec, first: Image.Image | NDArray[Any]) -> ImagePreprocess:
     """Determine size and channels by the first image; the scale is set when all are read."""
     stored = size_of(first)
-    size = (settings.size, settings.size) if settings.size else stored
-    if max(size) > MOST_ENLARGED * min(stored):
+    size = settings.sides or stored
+    side = settings.resize.shorter_side if settings.resize else None
+    if max(*size, side or 0) > MOST_ENLARGED * min(stored):
         allowed = f"at most {MOST_ENLARGED * min(stored)}, {MOST_ENLARGED} times the stored size"
-        given = f"{settings.size} for images of {stored[0]}x{stored[1]}"
+        given = f"{side or settings.size} for images of {stored[0]}x{stored[1]}"
         fix = "Enlarging adds no information; it costs memory and time."
-        raise InputError(Problem("data.image.size", given, allowed, fix))
+        where = "data.image.resize.shorter_side" if side else "data.image.size"
+        raise InputError(Problem(where, given, allowed, fix))
     stated = settings.mean or settings.std or ()
-    return _blank(size, settings.channels or len(stated) or channels_of(first))
+    shape = _blank(size, settings.channels or len(stated) or channels_of(first))
+    return replace(shape, shorter_side=side)
 
 
 def _first(encoded: EncodedImages) -> Image.Image | NDArray[Any]:
@@ -283,7 +290,8 @@ def _pixels_of(
     try:
         one = prepare.pixels(cell)
     except ValueError as error:
-        raise encoded.error(row, str(error), f"{prepare.channels} channels") from error
+        allowed = f"{prepare.channels} channels, and at most {MOST_PIXELS:,} pixels"
+        raise encoded.error(row, str(error), allowed) from error
     if one.dtype.kind == "f" and not np.isfinite(one).all():
         raise encoded.error(row, "NaN or infinity", "finite numbers")
     return one
