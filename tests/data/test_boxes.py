@@ -77,6 +77,23 @@ def test_boxes_are_placed_as_their_image(tmp_path):
     assert batch["image"][0, 0, 16:29, 16:].max() == 0
 
 
+def test_boxes_that_are_cropped_away_are_left_out(tmp_path):
+    image = {
+        "size": 40,
+        "resize": {"shorter_side": 40},
+        "crop": "centre",
+        "mean": [0.0],
+        "std": [1.0],
+    }
+    data = loaded(tmp_path, image=image)
+    batch = data.train.__getitems__([0, 1])
+    assert batch["boxes"][0].tolist() == [[0, 0, 20, 20]]
+    assert batch["labels"].tolist() == [[0], [0]]
+    assert batch["image"][0, 0, :20, :20].min() == 1
+    stored = data.preprocess.restore_boxes(np.array([[0, 0, 20, 20]]), (HEIGHT, WIDTH))
+    assert stored.tolist() == [[10, 0, 30, 20]]
+
+
 def test_boxes_move_with_their_image(tmp_path):
     train = loaded(tmp_path, augment={"flip": True, "shift": 8}).train
     seen = set()

@@ -71,6 +71,12 @@ class PlacesLabels(Protocol):
         """Scale boxes `[n, 4]`, given in pixels of an image of height and width `stored_size`."""
         ...
 
+    def restore_boxes(
+        self, boxes: NDArray[np.float32], stored_size: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        """Convert boxes in pixels of the model's input to those of the image as stored."""
+        ...
+
 
 class Loadable(Protocol):
     """The part of a loaded source that labels are read from (`limbeck.data.loaded.Loaded`)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
@@ -151,11 +151,6 @@ class Detections(Result):
         found = zip(self.labels, self.scores, self.boxes.tolist(), strict=True)
         names = ("label", "score", "box")
         return {"objects": [dict(zip(names, one, strict=True)) for one in found]}
-
-    def scaled(self, size: tuple[int, int], to: tuple[int, int]) -> Detections:
-        """Return the objects in an image of height and width `to`, from one of `size`."""
-        factor = np.tile([new / old for new, old in zip(to, size, strict=True)][::-1], 2)
-        return replace(self, boxes=(self.boxes * factor).astype(np.float32))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from limbeck.data.images import without_torch
+from limbeck.data.label import PlacesLabels
 from limbeck.data.preprocess import FILE, Preprocess, load, require_columns
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export.predictor import OnnxPredictor
@@ -149,9 +151,10 @@ class Student:
         if np.isnan(values).any():
             raise LimbeckError(f"{self.folder / MODEL}: a prediction is NaN")
         results = self._form.read(values, self.preprocess, *further)
-        for result, sample, size in zip(results, samples, sizes, strict=True):
-            if isinstance(result, Detections) and size is not None:
-                result = result.scaled(sample.shape[-2:], to=size)
+        for result, size in zip(results, sizes, strict=True):
+            prepare = self.preprocess
+            if isinstance(result, Detections) and isinstance(prepare, PlacesLabels) and size:
+                result = replace(result, boxes=prepare.restore_boxes(result.boxes, size))
             yield result
 
     def _is_single(self, inputs: object) -> bool:

@@ -70,7 +70,7 @@ class BoxLabels(Labels):
     def of(
         self, source: str, rows: NDArray[np.int64], samples: Samples, prepare: Preprocess
     ) -> RowLabels:
-        """Return the boxes of some images, clipped to them, and placed as they are.
+        """Return the boxes of some images, clipped to them, and moved with their preprocessing.
 
         Raises:
             InputError: The data are no images, or a box is outside of its image.
@@ -80,7 +80,7 @@ class BoxLabels(Labels):
         stored: NDArray[np.int64] | None = getattr(samples, "stored_sizes", None)
         if stored is None or not isinstance(prepare, PlacesLabels):
             raise InputError(Problem(KEY, f"data of the kind {prepare.kind}", "images"))
-        placed, problems = [], []
+        placed, classes, problems = [], [], []
         for row, size in zip(rows.tolist(), stored.tolist(), strict=True):
             height, width = size
             clipped = self.boxes[source][row].clip(0, [width, height, width, height])
@@ -91,10 +91,12 @@ class BoxLabels(Labels):
                 fix = "Boxes are in pixels of the image as stored."
                 where = f"{KEY}.column (row {row} of {source})"
                 problems.append(Problem(where, given, allowed, fix))
-            placed.append(torch.from_numpy(prepare.place_boxes(clipped, (height, width))))
+            moved = prepare.place_boxes(clipped, (height, width))
+            kept = _has_area(moved)  # others are cropped away
+            placed.append(torch.from_numpy(moved[kept]))
+            classes.append(torch.from_numpy(self.numbers[source][row][kept]))
         if problems:
             raise InputError(*problems[:MOST_PROBLEMS])
-        classes = [torch.from_numpy(self.numbers[source][row]) for row in rows.tolist()]
         return BoxRows(placed, classes, torch.from_numpy(self.rows[source][rows]))
 
     def check(self, rows: Mapping[str, tuple[str, NDArray[np.int64]]]) -> list[str]:
