@@ -1,7 +1,8 @@
 """The contract of a kind of label: one file each in `limbeck/data/labels`.
 
 A kind owns its keys in the `data` section, reads and checks the labels of all splits, and adds them
-to batches. `classes` has one class per row, `values` numeric targets, `masks` a class per pixel.
+to batches. `classes` has one class per row, `values` numeric targets, `masks` a class per pixel,
+`boxes` objects with a class each.
 """
 
 from __future__ import annotations

@@ -83,8 +83,8 @@ class Data:
         targets: The numeric targets with their training scale, for regression.
         preprocess: The preprocessing from a raw value to model inputs; `save` it with the student.
         facts: Metadata for the report.
-        label_kind: The kind of label: `classes`, `values`, `masks`, or the modality that has its
-            own.
+        label_kind: The kind of label: `classes`, `values`, `masks`, `boxes`, or the modality that
+            has its own.
     """
 
     train: Split

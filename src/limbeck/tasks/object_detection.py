@@ -217,7 +217,8 @@ outputs = logits["classes"].transpose(1, 2)  # `logits["box"]` has distances in 
         given = None if boxes is None else list(boxes.shape)
         if boxes is None or labels.ndim != 2 or boxes.shape != (*labels.shape, 4):
             allowed = f"{[*labels.shape, 4]}, for labels {list(labels.shape)} as [n, m]"
-            raise InputError(Problem("batch.boxes", given, allowed))
+            fix = "Name the columns of boxes and their labels in data.boxes."
+            raise InputError(Problem("batch.boxes", given, allowed, fix))
         # A step assigns a batch for its weights, its student and its teacher.
         if self._last is None or not self._last.of(points, boxes, labels):
             self._last = Assignment.of_batch(points, boxes, labels)
