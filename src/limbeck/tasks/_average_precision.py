@@ -44,7 +44,7 @@ def box_iou(one: Array, two: Array) -> Array:
 
 
 def match(iou: Array) -> NDArray[np.bool_]:
-    """Match detections, by descending score, with labelled boxes of their class.
+    """Assign detections, by descending score, to labelled boxes of their class.
 
     At each threshold a detection takes the box of the largest IoU among those that are left, if it
     is at least the threshold.
