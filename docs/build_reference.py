@@ -62,6 +62,7 @@ def reference() -> str:
     keys += [LABELS.load(name).keys for name in LABELS.names()]
     for name, model in [
         ("columns", data.Columns),
+        ("split", data.SplitSpec),
         *(one for part in keys for one in _nested(part)),
     ]:
         parts += [f"#### data.{name}", _table(model)]

@@ -47,6 +47,8 @@ RETIRED = (
     *("MovingAverage", "ticker", "steps_an_epoch", "commonest"),
 )
 HISTORY = {"test_language.py", "plan.md", "schema.json"}
+NAMES = {"camvid.yaml"}
+"""Files with the words of others, such as the classes of a data set."""
 
 
 def test_retired_words_appear_nowhere() -> None:
@@ -56,7 +58,7 @@ def test_retired_words_appear_nowhere() -> None:
     found = [
         f"{path.relative_to(REPOSITORY)}:{number}: {line.strip()}"
         for path in files
-        if path.suffix in {".py", ".md", ".yaml", ".jinja"} and path.name not in HISTORY
+        if path.suffix in {".py", ".md", ".yaml", ".jinja"} and path.name not in HISTORY | NAMES
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
         if retired.search(line)
     ]
@@ -68,16 +70,16 @@ VERBS = set(
         r"\S+",
         """
     Accumulate Add Append Apply Assign Average Average-pool Build Call Capture Catch Check Choose
-    Clamp Classify Collect Compare Compress Compute Concatenate Condition Convert Copy Count Decode
-    Describe Determine Disable Divide Do Draw Dry-run Empty Encode Escape Estimate Evaluate Execute
-    Export Extract Factorise Fill Find Fit Fix Flatten Flush Fold Format Generate Group Hash Ignore
-    Import Infer Initialise Install Iterate Join Keep List Load Lock Log Look Map Mask Measure Move
-    Normalise
-    Open Pack Pad Pair Parse Predict Prefix Print Prune Quantise Query Raise Rank Read Record Reduce
-    Register Release Remove Rename Render Replace Report Reset Reshape Resize Resolve Restore Return
-    Rotate Round Run Sample Scale Score Search Select Set Share Shorten Shrink Shuffle Sign Split
-    Standardise Start Store Sum Suppress Test Trace Train Transform Truncate Try Unpack Update
-    Validate Verify Wrap Write Yield Zero
+    Clamp Classify Collect Compare Compress Compute Concatenate Condition Continue Convert Copy
+    Count Decode Describe Determine Disable Distribute Divide Do Draw Dry-run Empty Encode Escape
+    Estimate Evaluate Execute Export Extract Factorise Fill Find Fit Fix Flatten Flush Fold Format
+    Gather Generate Group Hash Ignore Import Infer Initialise Install Iterate Join Keep List Load
+    Lock Log Look Map Mask Measure Move Normalise Open Pack Pad Pair Parse Predict Prefix Print
+    Prune Quantise Query Raise Rank Read Record Reduce Refuse Register Release Remove Rename Render
+    Replace Report Reset Reshape Resize Resolve Restore Return Rotate Round Run Sample Scale Score
+    Search Select Set Shard Share Shorten Shrink Shuffle Sign Split Standardise Start Store Sum
+    Suppress Test Trace Train Transform Truncate Try Unpack Update Validate Verify Wrap Write Yield
+    Zero
     """,
     )
 )

@@ -7,7 +7,9 @@ import pytest
 import torch
 from sklearn.metrics import mean_pinball_loss
 from torch import nn
+from torch.utils.data import TensorDataset
 
+import limbeck
 from limbeck.errors import InputError
 from limbeck.evaluate.metrics import score_value
 from limbeck.export.onnx import to_onnx
@@ -154,3 +156,15 @@ def test_labels_of_another_horizon_are_refused():
     batch["labels"] = batch["labels"][:, :3]
     with pytest.raises(InputError, match=r"batch.labels: got \[6, 3, 2\]; allowed: \[6, 4, 2\]"):
         TASK.respond(net(), batch)
+
+
+def test_distill_takes_windows_and_the_task_as_an_object():
+    random = torch.Generator().manual_seed(0)
+    series = torch.randn(120, 8, 2, generator=random).cumsum(1)
+    data = TensorDataset(series, series[:, -1:, :1].repeat(1, 3, 1))
+    models = [series_mlp(9, 2, 8, width=width, depth=1) for width in (16, 2)]
+    task = SeriesForecasting(("load",), horizon=3)
+    found = limbeck.distill(*models, data, task=task, epochs=2, batch_size=16)
+    assert list(found.scores) == ["pinball", "wql", "coverage_error"]
+    with pytest.raises(InputError, match=r"SeriesForecasting\(targets, horizon=\.\.\.\)"):
+        limbeck.distill(*models, data, task="series_forecasting", epochs=1)

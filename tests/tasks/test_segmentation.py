@@ -10,8 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import TensorDataset
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
+import limbeck
 from limbeck.errors import InputError
 from limbeck.evaluate.metrics import score_value
 from limbeck.export.onnx import to_onnx
@@ -25,7 +27,7 @@ from limbeck.tasks import ScoreTable, total_weights
 from limbeck.tasks.image_segmentation import IGNORED, MEAN_IOU, PIXEL_ACCURACY, ImageSegmentation
 from limbeck.teachers import FrozenTeacher
 
-CLASSES = ("sky", "road", "car", "tree")
+CLASSES = ("sky", "street", "car", "tree")
 TASK = ImageSegmentation(CLASSES)
 
 
@@ -219,3 +221,27 @@ def test_evaluation_takes_batches_that_fit_its_memory(net, monkeypatch):
         torch.from_numpy(TorchPredictor(net, TASK).predict(rows.batch)["logits"]), rows.batch
     )
     assert found.scores.values() == pytest.approx(whole.values())
+
+
+def test_distill_takes_images_and_masks(tmp_path):
+    torch.manual_seed(0)
+    images = torch.randn(48, 3, 8, 8)
+    masks = (images.mean(1) > 0).long()
+    teacher = unet(2, width=4, depth=1)
+    optimizer = torch.optim.Adam(teacher.parameters(), 0.02)
+    for _ in range(40):
+        optimizer.zero_grad()
+        F.cross_entropy(teacher(images), masks).backward()
+        optimizer.step()
+    data = TensorDataset(images, masks)
+    found = limbeck.distill(
+        teacher,
+        nn.Conv2d(3, 2, 1),
+        data,
+        task="image_segmentation",
+        epochs=6,
+        batch_size=8,
+        learning_rate=0.1,
+    )
+    assert found.teacher_scores["miou"] > 0.8
+    assert 0.5 < found.scores["miou"] <= 1

@@ -21,6 +21,7 @@ from limbeck.data.overlap import check_overlap
 from limbeck.data.preprocess import Preprocess, Target
 from limbeck.data.spec import SOURCES, DataSpec
 from limbeck.data.split import Division, Split
+from limbeck.data.split_by import draw_of
 from limbeck.data.stratify import split
 from limbeck.errors import InputError, Problem
 
@@ -129,7 +130,14 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     check_rows(loaded.splits)
     labels = kind.read(spec, loaded) if kind else modality.labels(spec, loaded)
     divided = modality.divide(spec, loaded, labels)
-    rows, notes = split(labels.rows, spec, by=labels.by) if divided is None else divided
+    if divided is None:
+        draw = draw_of(spec, loaded.splits, labels.rows)
+        rows, notes = split(labels.rows, spec, by=labels.by, draw=draw)
+    else:
+        rows, notes = divided
+        if spec.split is not None:
+            allowed = f"nothing, since {modality.name} divides its samples itself"
+            raise InputError(Problem("data.split", "a column", allowed))
     check_rows({name: numbers for name, (_, numbers) in rows.items()})
     strata = {name: labels.rows[source][one] for name, (source, one) in rows.items()}
     labelled = {name: one != UNLABELLED for name, one in strata.items()}
@@ -142,8 +150,12 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     hashes = {name: one[labelled[name]] for name, one in ready.hashes.items()}
     overlap = check_overlap(hashes, strata, largest=spec.max_overlap, expected=ready.expected)
     licence = spec.licence or loaded.licence or stated_licence(loaded.files) or "not stated"
-    weighted = [spec.columns.weight] if spec.columns.weight else []
-    in_use = list(dict.fromkeys((*columns, *weighted, *spec.sensitive_features)))
+    further = (
+        spec.columns.weight,
+        *spec.sensitive_features,
+        *(spec.split.columns if spec.split else ()),
+    )
+    in_use = list(dict.fromkeys((*columns, *filter(None, further))))
     referenced = {**modality.files(spec, loaded), **(kind.files(spec, loaded) if kind else {})}
     targets = labels.targets(ready.splits["train"].row_labels)
     facts = Facts(

@@ -106,6 +106,7 @@ def class_counts(labels: Tensor, classes: int) -> list[int]:
     """Count the labels of each class; negative ones are left out.
 
     Example:
+        >>> import torch
         >>> class_counts(torch.tensor([0, 2, 2, -100]), 3)
         [1, 0, 2]
     """

@@ -53,6 +53,29 @@ class Columns(Settings):
     ] = None
 
 
+class SplitSpec(Settings):
+    """Settings of splits by a column.
+
+    Attributes:
+        group: A column of groups, such as patients: no group is in two splits.
+        time: A column of times: the last rows are the test, those before them the validation.
+    """
+
+    group: str | None = None
+    time: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the column in use."""
+        return tuple(filter(None, (self.group, self.time)))
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if (self.group is None) == (self.time is None):
+            raise ValueError("group or time is needed; allowed: one of them")
+        return self
+
+
 class _Base(Settings):
     """The `data` section of a recipe: the keys below, and those of each modality and kind of label.
 
@@ -68,6 +91,8 @@ class _Base(Settings):
             valid, dev) or test; all rows are then in `files: {train: ...}`.
         validation: The share of the training rows kept for validation, if `files` names none.
         test: The share of all rows kept for the test, if the source has no test split.
+        split: How splits that the source lacks are drawn: by whole groups, `{group: patient}`, or
+            the last rows, `{time: date}`; at random and stratified by label if not given.
         split_seed: The seed of the split; independent of the run's seed.
         sensitive_features: Sensitive feature columns, such as sex: kept with the validation and
             test rows for the fairness evaluation, whether or not they are model inputs.
@@ -93,6 +118,7 @@ class _Base(Settings):
     split_column: str | None = None
     validation: Fraction = 0.1
     test: Fraction = 0.2
+    split: SplitSpec | None = None
     split_seed: Seed = 0
     sensitive_features: tuple[str, ...] = ()
     max_overlap: Annotated[float, Field(ge=0, le=1)] = 0.1

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from limbeck.data.spec import DataSpec
+    from limbeck.data.split_by import Draw
 
 TEST, VALIDATION, LIMIT = 1, 2, 3
 SHOWN = 10
@@ -82,13 +83,18 @@ def _balance(
 
 
 def split(
-    labels: dict[str, NDArray[np.int64]], spec: DataSpec, *, by: str = "class"
+    labels: dict[str, NDArray[np.int64]],
+    spec: DataSpec,
+    *,
+    by: str = "class",
+    draw: Draw | None = None,
 ) -> tuple[dict[str, tuple[str, NDArray[np.int64]]], tuple[str, ...]]:
     """Split the rows of the source's splits into train, validation and test.
 
     Rows are stratified by their labels, which `by` names. The test rows are drawn first and do not
     depend on the validation share; then validation; then the limits are applied. Rows stay in the
-    source's order. Rows of train without a label, -100, stay in train.
+    source's order. Rows of train without a label, -100, stay in train. With `draw` the rows of test
+    and validation are drawn by it.
 
     Returns:
         The source split and row indices of each split; and notes for the report.
@@ -105,15 +111,20 @@ def split(
     for name, share, purpose in draws:
         if name not in rows:
             source, train = rows["train"]
-            count = round(share * len(train))
-            # A class without training rows could not be learned.
-            chosen = choose(labels[source][train], count, seed=seed, purpose=purpose, left=1)
+            if draw is not None:
+                chosen, note = draw.take(name, train, share)
+            else:
+                count = round(share * len(train))
+                # A class without training rows could not be learned.
+                chosen = choose(labels[source][train], count, seed=seed, purpose=purpose, left=1)
+                note = (
+                    f"The {name} split has {count:,} of the {len(train):,} training rows, "
+                    f"stratified by {by} with split_seed {seed}."
+                )
             rows[name] = (source, train[chosen])
             rows["train"] = (source, train[~chosen])
-            notes.append(
-                f"The {name} split has {count:,} of the {len(train):,} training rows, "
-                f"stratified by {by} with split_seed {seed}."
-            )
+            notes.append(note)
+    drawn_rows = {name: one for name, one in rows.items() if name != "train"}
     problems = []
     for name, limit in spec.max_samples.items():
         source, kept = rows[name]
@@ -131,6 +142,15 @@ def split(
     if problems:
         raise InputError(*problems)
     others = np.flatnonzero(~labelled)
+    if len(others) and draw is not None:
+        drawn = [one for name, (source, one) in drawn_rows.items() if source == "train"]
+        fitting = draw.fits(others, np.concatenate([np.empty(0, dtype=np.int64), *drawn]))
+        if not fitting.all():
+            notes.append(
+                f"{int((~fitting).sum()):,} training rows without a label are left out, since they "
+                "belong to another split"
+            )
+        others = others[fitting]
     if len(others):
         own = np.sort(np.concatenate([rows["train"][1], others]))
         rows["train"] = ("train", own)

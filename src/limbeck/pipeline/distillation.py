@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -248,6 +249,7 @@ DEFAULTS: Mapping[str, Sequence[Term]] = {
     "categorical": methods.hinton(),
     "binary": [Term("task", weight=0.5), Term("binary_kl", temperature=2.0)],
     "value": [Term("task", weight=0.5), Term("logit_mse")],
+    "quantiles": [Term("task", weight=0.5), Term("logit_mse")],
 }
 
 
@@ -347,6 +349,14 @@ def _task(
             raise InputError(Problem("task", given, allowed))
         name = names[axes]
     kind = TASKS.load(name, where="task")
+    first_argument, *others = inspect.signature(kind).parameters.values()
+    needed = [one.name for one in others if one.default is one.empty]
+    if needed:
+        stated = ", ".join([first_argument.name, *(f"{one}=..." for one in needed)])
+        allowed = (
+            f"the task as an object, {kind.__name__}({stated}), since the data do not state it"
+        )
+        raise InputError(Problem("task", name, allowed))
     named = classes or getattr(samples, "classes", None) or _numbered(samples, teacher, kind)
     built: Task = kind(tuple(map(str, named)))
     return built
@@ -362,4 +372,6 @@ def _numbered(samples: Dataset[Any], teacher: nn.Module, kind: Any) -> Sequence[
     logits = getattr(found, "logits", found)
     if not isinstance(logits, Tensor) or logits.ndim < 2:
         raise InputError(Problem("classes", None, "the names of the classes"))
-    return [str(number) for number in range(math.prod(logits.shape[1:]))]
+    # The classes of several elements per sample are the second axis, as in torch.
+    sizes = logits.shape[1:] if kind.element == SAMPLE else logits.shape[1:2]
+    return [str(number) for number in range(math.prod(sizes))]

@@ -155,7 +155,7 @@ class Detections(Result):
 
 @dataclass(frozen=True)
 class Form:
-    """How a file's outputs become predictions.
+    """The conversion of a file's output to predictions.
 
     Attributes:
         output: The name of the file's output.

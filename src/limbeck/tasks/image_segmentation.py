@@ -87,7 +87,7 @@ class ImageSegmentation(BaseTask):
 
     Example:
         >>> from torch import nn
-        >>> task = ImageSegmentation(classes=("sky", "road"))
+        >>> task = ImageSegmentation(classes=("sky", "street"))
         >>> labels = torch.tensor([[[0, 1], [1, -100]]])
         >>> batch = {"image": torch.zeros(1, 3, 2, 2), "labels": labels}
         >>> response = task.respond(nn.Conv2d(3, 2, 1), batch)

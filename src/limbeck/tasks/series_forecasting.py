@@ -30,7 +30,7 @@ LEVELS = (0.1, 0.5, 0.9)
 
 @runtime_checkable
 class Forecast(Protocol):
-    """What the preprocessing of a series states about the forecast."""
+    """The horizon and the quantiles that the preprocessing of a series states."""
 
     @property
     def horizon(self) -> int:
