@@ -20,6 +20,7 @@ POSITIONAL = {
     "divergence": (LOGITS, DenseTargets(LOGITS)),
     "fused_divergence": (LOGITS, torch.zeros(5, 3), DenseTargets(torch.zeros(2, 5))),
     "label_smoothing": (LOGITS, LABELS),
+    "sigmoid_focal": (LOGITS, LABELS),
     "minilm_relation": (STATES, STATES),
 }
 REQUIRED = {"margin": -1.0, "smoothing": 0.1, "temperature": 1.0, "variance": 1.0}

@@ -42,8 +42,9 @@ def _count(model: nn.Module) -> int:
 
 def test_every_net_of_every_file_is_listed_and_counted() -> None:
     files = list(Path(nets.__path__[0]).glob("[!_]*.py"))
-    assert len(files) == 3
-    assert names("limbeck") == sorted([*COUNTS, "digits_cnn", "tabular_mlp"])
+    assert len(files) == 6
+    others = ["dense_detector", "digits_cnn", "series_mlp", "tabular_mlp", "unet"]
+    assert names("limbeck") == sorted([*COUNTS, *others])
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -110,7 +111,7 @@ def test_nets_import_torch_alone() -> None:
     for path in Path(nets.__path__[0]).glob("[!_]*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                assert [alias.name for alias in node.names] == ["torch"]
+                assert {alias.name.split(".")[0] for alias in node.names} == {"torch"}
             if isinstance(node, ast.ImportFrom):
                 assert str(node.module).split(".")[0] in {"torch", "__future__"}
 
@@ -134,3 +135,17 @@ def test_real_weights_get_their_published_accuracy(tmp_path: Path) -> None:
         )
     # Two standard errors of 1,000 rows at 91.73 % are 17.
     assert abs(right - 917.3) < 18
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (60, 84), (33, 8)])
+def test_a_detector_has_outputs_per_point_of_every_level(height: int, width: int) -> None:
+    model = _net("dense_detector", 3, 1)
+    assert _count(_net("dense_detector", 3, 3)) == 228_090
+    points = sum(-(-height // stride) * -(-width // stride) for stride in (8, 16, 32))
+    found = model(torch.randn(2, 1, height, width))
+    assert {name: one.shape[1:] for name, one in found.items()} == {
+        "classes": (points, 3),
+        "box": (points, 4),
+    }
+    assert found["box"].min() > 0
+    assert 0.009 < found["classes"].sigmoid().mean() < 0.011

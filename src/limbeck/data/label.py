@@ -1,7 +1,8 @@
 """The contract of a kind of label: one file each in `limbeck/data/labels`.
 
 A kind owns its keys in the `data` section, reads and checks the labels of all splits, and adds them
-to batches. `classes` has one class per row, `values` numeric targets, `masks` a class per pixel.
+to batches. `classes` has one class per row, `values` numeric targets, `masks` a class per pixel,
+`boxes` objects with a class each.
 """
 
 from __future__ import annotations
@@ -69,6 +70,12 @@ class PlacesLabels(Protocol):
         self, boxes: NDArray[np.float32], stored_size: tuple[int, int]
     ) -> NDArray[np.float32]:
         """Scale boxes `[n, 4]`, given in pixels of an image of height and width `stored_size`."""
+        ...
+
+    def restore_boxes(
+        self, boxes: NDArray[np.float32], stored_size: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        """Convert boxes in pixels of the model's input to those of the image as stored."""
         ...
 
 

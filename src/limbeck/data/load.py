@@ -15,7 +15,7 @@ from limbeck.core import fingerprint
 from limbeck.data.columns import MISSING, read_names, read_numbers
 from limbeck.data.files import data_folder, stated_licence
 from limbeck.data.label import UNLABELLED, kind_of
-from limbeck.data.loaded import Loaded, check_columns, check_rows
+from limbeck.data.loaded import Loaded, check_columns, check_rows, split_by_column
 from limbeck.data.modality import modality_of
 from limbeck.data.overlap import check_overlap
 from limbeck.data.preprocess import Preprocess, Target
@@ -84,8 +84,8 @@ class Data:
         targets: The numeric targets with their training scale, for regression.
         preprocess: The preprocessing from a raw value to model inputs; `save` it with the student.
         facts: Metadata for the report.
-        label_kind: The kind of label: `classes`, `values`, `masks`, or the modality that has its
-            own.
+        label_kind: The kind of label: `classes`, `values`, `masks`, `boxes`, or the modality that
+            has its own.
     """
 
     train: Split
@@ -121,6 +121,8 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         torch.Size([2, 1, 8, 8])
     """
     loaded: Loaded = SOURCES.load(spec.source)(spec)
+    if spec.split_column is not None:
+        loaded = split_by_column(loaded, spec.split_column)
     modality = modality_of(spec, loaded.splits["train"].column_names)
     kind = None if modality.owns_labels else kind_of(spec)
     columns = {**modality.columns(spec), **(kind.columns(spec) if kind else {})}

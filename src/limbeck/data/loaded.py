@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,49 @@ def check_columns(
                 problems.append(Problem(f"{where} (of {split})", column, ", ".join(existing), hint))
     if problems:
         raise InputError(*problems)
+
+
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "val", "valid", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""The split that a value of a split column names."""
+
+
+def split_by_column(loaded: Loaded, column: str) -> Loaded:
+    """Divide the rows of a source into the splits that a column names.
+
+    Raises:
+        InputError: The source has several splits already, the column is missing, a value names no
+            split, or no row is of train.
+
+    Example:
+        >>> import datasets
+        >>> rows = datasets.Dataset.from_dict({"part": ["val", "train", "train"]})
+        >>> found = split_by_column(Loaded({"train": rows}), "part").splits
+        >>> {name: len(one) for name, one in found.items()}
+        {'train': 2, 'validation': 1}
+    """
+    where = "data.split_column"
+    if len(loaded.splits) > 1:
+        given = f"{column}, beside the splits {', '.join(loaded.splits)}"
+        raise InputError(Problem(where, given, "with the rows of one split, train"))
+    [rows] = loaded.splits.values()
+    check_columns(loaded.splits, {column: where})
+    values = list(rows[column])
+    names = [SPLITS.get(str(value).casefold()) for value in values]
+    unknown = [row for row, name in enumerate(names) if name is None]
+    if unknown or "train" not in names:
+        given = f"{values[unknown[0]]!r} in row {unknown[0]}" if unknown else "no row of train"
+        raise InputError(Problem(f"{where} ({column!r})", given, f"one of {', '.join(SPLITS)}"))
+    splits = {
+        name: rows.select([row for row, own in enumerate(names) if own == name])
+        for name in dict.fromkeys(SPLITS.values())
+        if name in names
+    }
+    files = dict.fromkeys(splits, loaded.files["train"]) if loaded.files else {}
+    return replace(loaded, splits=splits, files=files)
 
 
 def check_rows(splits: Mapping[str, Sized]) -> None:

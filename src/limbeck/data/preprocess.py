@@ -247,6 +247,14 @@ class Preprocess:
         """
         raise NotImplementedError
 
+    def opened(self, value: Any, *, where: str) -> tuple[Any, tuple[int, int] | None]:
+        """Return a raw value for `read`, and the height and width of an image; None of others.
+
+        Raises:
+            InputError: An image cannot be decoded.
+        """
+        return value, None
+
     def save(self, folder: Path) -> list[Path]:
         """Write preprocess.json; return the paths written."""
         return [self._write(folder)]

@@ -87,6 +87,8 @@ class _Base(Settings):
         files: The files of each split; relative ones lie in the folder LIMBECK_DATA. For `hub`,
             the names of its splits.
         columns: The column names.
+        split_column: The column that names the split of each row: train, validation (or val,
+            valid, dev) or test; all rows are then in `files: {train: ...}`.
         validation: The share of the training rows kept for validation, if `files` names none.
         test: The share of all rows kept for the test, if the source has no test split.
         split: How splits that the source lacks are drawn: by whole groups, `{group: patient}`, or
@@ -113,6 +115,7 @@ class _Base(Settings):
     revision: str | None = None
     files: dict[SplitName, str | tuple[str, ...]] = Field(default={})
     columns: Columns = Columns()
+    split_column: str | None = None
     validation: Fraction = 0.1
     test: Fraction = 0.2
     split: SplitSpec | None = None

@@ -105,8 +105,8 @@ class Split:
             `image` float32 `[n, c, h, w]`, or `input_ids` and `attention_mask` int64
             `[n, longest]`, or `features` float32 `[n, width]`; and `labels`, `index`, `view`,
             int64 `[n]`. Numeric targets are `labels` float32 `[n, targets]`, masks int64
-            `[n, h, w]`. With weights, `weight` float32 `[n]`; with rows without a label, `labelled`
-            bool `[n]`.
+            `[n, h, w]`, boxes `labels` int64 `[n, most]` and `boxes` float32 `[n, most, 4]`. With
+            weights, `weight` float32 `[n]`; with rows without a label, `labelled` bool `[n]`.
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch = {**self._samples.batch(index), **self.row_labels.batch(index)}

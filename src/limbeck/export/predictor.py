@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,22 @@ class Runnable(Protocol):
 
     def outputs(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the model on a batch, and return its outputs by name."""
+
+
+Translations: TypeAlias = Mapping[Callable[..., Any], Callable[..., Any]]
+"""Functions that write operators in ONNX, by operator; see `torch.onnx.export`."""
+
+
+@runtime_checkable
+class HasOperators(Protocol):
+    """A task whose outputs are decoded by operators of its own, such as suppression."""
+
+    @property
+    def decoded(self) -> tuple[str, ...]:
+        """Return the names of the decoded outputs."""
+
+    def translations(self) -> Translations:
+        """Return the ONNX translations of the operators."""
 
 
 class Predictor(Protocol):

@@ -29,6 +29,7 @@ from limbeck.losses.classification import (
     soft_target_kl,
 )
 from limbeck.losses.contrastive import crd, info_nce
+from limbeck.losses.detection import giou, sigmoid_focal
 from limbeck.losses.divergences import dist, divergence, dkd, mlkd, standardized_kl, ttm, wttm
 from limbeck.losses.features import (
     activation_boundary,
@@ -67,6 +68,7 @@ __all__ = [
     "fitnet_hint",
     "fsp",
     "fused_divergence",
+    "giou",
     "gram",
     "hidden_cosine",
     "hidden_mse",
@@ -81,6 +83,7 @@ __all__ = [
     "review_kd",
     "rkd_angle",
     "rkd_distance",
+    "sigmoid_focal",
     "similarity_preserving",
     "soft_target_kl",
     "spatial_correlation",
@@ -91,6 +94,8 @@ __all__ = [
 ]
 OUTPUT_KINDS = {
     "binary_kl": "binary",
+    "giou": "value",
+    "sigmoid_focal": "binary",
     **dict.fromkeys(
         (
             *("cross_entropy", "label_smoothing", "soft_target_kl", "divergence", "dkd", "dist"),

@@ -9,6 +9,8 @@ Logits: TypeAlias = Float[Tensor, "elements classes"]
 Labels: TypeAlias = Integer[Tensor, " elements"]
 PerElement: TypeAlias = Float[Tensor, " elements"]
 
+Distances: TypeAlias = Float[Tensor, "elements 4"]
+
 Features: TypeAlias = Float[Tensor, "samples ..."]
 Maps: TypeAlias = Float[Tensor, "samples _ _ _"]
 PerSample: TypeAlias = Float[Tensor, " samples"]

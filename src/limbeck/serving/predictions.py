@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from limbeck.data.preprocess import Preprocess
 
-LOGITS, VALUES, QUANTILES = "logits", "values", "quantiles"
+LOGITS, VALUES, QUANTILES, CLASSES = "logits", "values", "quantiles", "classes"
 Outputs: TypeAlias = Mapping[str, "NDArray[Any]"]
 
 
@@ -123,6 +123,37 @@ class Forecast(Result):
 
 
 @dataclass(frozen=True)
+class Detections(Result):
+    """The objects found in one image, by descending score.
+
+    Attributes:
+        labels: The name of the class of each object.
+        scores: Its score, from 0 to 1.
+        boxes: Its box (x1, y1, x2, y2) in pixels of the given image, `[objects, 4]`.
+    """
+
+    labels: tuple[str, ...]
+    scores: tuple[float, ...]
+    boxes: NDArray[np.float32]
+
+    @property
+    def row(self) -> dict[str, str | float]:
+        """Return the number of objects, and them as one text."""
+        found = zip(self.labels, self.scores, self.boxes.tolist(), strict=True)
+        shown = "; ".join(
+            f"{label} {score:.2f} [{', '.join(f'{edge:.1f}' for edge in box)}]"
+            for label, score, box in found
+        )
+        return {"count": len(self.labels), "objects": shown}
+
+    def content(self) -> dict[str, Any]:
+        """Return the objects as a list."""
+        found = zip(self.labels, self.scores, self.boxes.tolist(), strict=True)
+        names = ("label", "score", "box")
+        return {"objects": [dict(zip(names, one, strict=True)) for one in found]}
+
+
+@dataclass(frozen=True)
 class Form:
     """The conversion of a file's output to predictions.
 
@@ -132,13 +163,15 @@ class Form:
         width: The axis that has one entry per class or target.
         read: Converts the output of a batch, with the preprocessing, to predictions.
         columns: Returns the names of a prediction's columns in a table.
+        further: The other outputs that `read` needs, as further arguments.
     """
 
     output: str
     axes: int
     width: int
-    read: Callable[[NDArray[Any], Preprocess], Sequence[Result]]
+    read: Callable[..., Sequence[Result]]
     columns: Callable[[Preprocess], Sequence[str]]
+    further: tuple[str, ...] = ()
 
 
 def _classes(logits: NDArray[Any], prepare: Preprocess) -> Sequence[Result]:
@@ -163,6 +196,24 @@ def _values(values: NDArray[Any], prepare: Preprocess) -> Sequence[Result]:
 def _segmentation(logits: NDArray[Any], prepare: Preprocess) -> Sequence[Result]:
     masks = logits.argmax(axis=1).astype(np.uint16)
     return [Segmentation(prepare.classes, mask) for mask in masks]
+
+
+def _detections(
+    classes: NDArray[Any],
+    prepare: Preprocess,
+    boxes: NDArray[Any],
+    scores: NDArray[Any],
+    labels: NDArray[Any],
+) -> Sequence[Result]:
+    names, found = prepare.classes, labels >= 0  # others are padding
+    return [
+        Detections(
+            tuple(names[label] for label in labels[image][kept]),
+            tuple(scores[image][kept].tolist()),
+            boxes[image][kept],
+        )
+        for image, kept in enumerate(found)
+    ]
 
 
 def _forecast(quantiles: NDArray[Any], prepare: Preprocess) -> Sequence[Result]:
@@ -195,6 +246,14 @@ def _step(name: str, step: int, level: float) -> str:
 FORMS = (
     Form(VALUES, axes=2, width=1, read=_values, columns=_targets),
     Form(QUANTILES, axes=4, width=2, read=_forecast, columns=_steps),
+    Form(
+        CLASSES,
+        axes=3,
+        width=1,
+        read=_detections,
+        columns=lambda prepare: ("count", "objects"),
+        further=("boxes", "scores", "labels"),
+    ),
     Form(LOGITS, axes=4, width=1, read=_segmentation, columns=lambda prepare: prepare.classes),
     Form(
         LOGITS,
@@ -218,7 +277,14 @@ def form_of(outputs: Mapping[str, Sequence[object]], prepare: Preprocess, *, whe
     Raises:
         InputError: No form has these outputs, or their width is not that of the names.
     """
-    form = next((one for one in FORMS if len(outputs.get(one.output, ())) == one.axes), None)
+    form = next(
+        (
+            one
+            for one in FORMS
+            if len(outputs.get(one.output, ())) == one.axes and {*one.further} <= {*outputs}
+        ),
+        None,
+    )
     if form is None:
         found = ", ".join(f"{name} {list(axes)}" for name, axes in outputs.items())
         known = ", ".join(f"{one.output} of {one.axes} axes" for one in FORMS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from limbeck.data.images import without_torch
+from limbeck.data.label import PlacesLabels
 from limbeck.data.preprocess import FILE, Preprocess, load, require_columns
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export.predictor import OnnxPredictor
-from limbeck.serving.predictions import Prediction, Result, Values, form_of
+from limbeck.serving.predictions import Detections, Prediction, Result, Values, form_of
 
 if TYPE_CHECKING:
     import os
@@ -72,8 +74,9 @@ class Student:
 
         Returns:
             One result for one input, a list of them for a batch: a `Prediction` of a class, the
-            `Values` of a regression or of independent labels, a `Segmentation`, or a `Forecast`, as
-            in `limbeck.serving.predictions`.
+            `Values` of a regression or of independent labels, the `Detections` of objects, in
+            pixels of the given image, a `Segmentation`, or a `Forecast`, as in
+            `limbeck.serving.predictions`.
 
         Raises:
             InputError: Inputs are missing or invalid; the message lists up to 20 problems.
@@ -112,13 +115,16 @@ class Student:
         remaining = iter(inputs)
         while chunk := list(islice(remaining, batch_size)):
             valid: list[Any] = []
+            sizes: list[tuple[int, int] | None] = []
             errors: dict[int, InputError] = {}
             for number, (where, value) in enumerate(chunk):
                 try:
-                    valid.append(self.preprocess.read(value, where=where))
+                    opened, size = self.preprocess.opened(value, where=where)
+                    valid.append(self.preprocess.read(opened, where=where))
+                    sizes.append(size)
                 except InputError as error:
                     errors[number] = error
-            found = iter(self._read(valid) if valid else ())
+            found = iter(self._read(valid, sizes) if valid else ())
             for number in range(len(chunk)):
                 yield errors[number] if number in errors else next(found)
 
@@ -135,15 +141,21 @@ class Student:
         if problems:
             raise InputError(*problems[:MOST_PROBLEMS])
 
-    def _read(self, samples: list[Any]) -> Sequence[Result]:
+    def _read(self, samples: list[Any], sizes: list[tuple[int, int] | None]) -> Iterator[Result]:
         inputs: Mapping[str, NDArray[Any]] = self.preprocess(samples)
         if len(names := self._predictor.inputs) == len(inputs) == 1:
             # The file of a Hugging Face folder names its input as transformers does.
             inputs = dict(zip(names, inputs.values(), strict=True))
-        values = self._predictor.predict(inputs)[self._form.output]
+        outputs = self._predictor.predict(inputs)
+        values, *further = (outputs[name] for name in (self._form.output, *self._form.further))
         if np.isnan(values).any():
             raise LimbeckError(f"{self.folder / MODEL}: a prediction is NaN")
-        return self._form.read(values, self.preprocess)
+        results = self._form.read(values, self.preprocess, *further)
+        for result, size in zip(results, sizes, strict=True):
+            prepare = self.preprocess
+            if isinstance(result, Detections) and isinstance(prepare, PlacesLabels) and size:
+                result = replace(result, boxes=prepare.restore_boxes(result.boxes, size))
+            yield result
 
     def _is_single(self, inputs: object) -> bool:
         if isinstance(inputs, str | bytes | Path | Mapping):

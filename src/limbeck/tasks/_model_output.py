@@ -49,7 +49,7 @@ def run(
         >>> run(Net(), {"features": torch.zeros(3, 4)}, classes=2)[0].shape
         torch.Size([3, 2])
     """
-    returned = _call(model, inputs)
+    returned = call(model, inputs)
     if isinstance(returned, fx.Proxy):  # symbolic tracing has no shapes to choose by
         return cast("Tensor", returned), ()
     if isinstance(returned, Tensor):
@@ -91,7 +91,7 @@ def run_map(
         >>> run_map(Net(), {"image": torch.zeros(1, 3, 4, 5)}, classes=2)[0].shape
         torch.Size([1, 2, 4, 5])
     """
-    returned = _call(model, inputs)
+    returned = call(model, inputs)
     if isinstance(returned, fx.Proxy):  # symbolic tracing has no shapes to choose by
         return cast("Tensor", returned), ()
     named = {"": returned} if isinstance(returned, Tensor) else dict(_tensors(returned))
@@ -122,7 +122,7 @@ def run_values(model: nn.Module, inputs: Mapping[str, Tensor], *, width: int) ->
         >>> run_values(nn.Unflatten(1, (2, 3)), {"series": torch.zeros(4, 6)}, width=6).shape
         torch.Size([4, 6])
     """
-    returned = _call(model, inputs)
+    returned = call(model, inputs)
     if isinstance(returned, fx.Proxy):  # symbolic tracing has no shapes to choose by
         return cast("Tensor", returned)
     named = {LOGITS: returned} if isinstance(returned, Tensor) else dict(_tensors(returned))
@@ -138,7 +138,7 @@ def run_values(model: nn.Module, inputs: Mapping[str, Tensor], *, width: int) ->
     raise InputError(Problem("model.output", _described(returned), allowed))
 
 
-def _call(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
+def call(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
     """Call a model with its parameters' names, or else by position."""
     parameters = inspect.signature(model.forward).parameters
     kinds = {parameter.kind for parameter in parameters.values()}

@@ -60,7 +60,11 @@ class _Column:
 
 
 def class_rows(
-    splits: dict[str, datasets.Dataset], column: str, classes: tuple[str, ...] | None
+    splits: dict[str, datasets.Dataset],
+    column: str,
+    classes: tuple[str, ...] | None,
+    *,
+    key: str = "data.columns.label",
 ) -> tuple[dict[str, NDArray[np.int64]], tuple[str, ...], tuple[str, ...]]:
     """Read the labels of all splits, and map each to a class.
 
@@ -82,7 +86,7 @@ def class_rows(
     columns: dict[str, _Column] = {}
     for split, dataset in splits.items():
         with gathering(problems):
-            columns[split] = _read(dataset, column, f"data.columns.label ({column!r} in {split})")
+            columns[split] = _read(dataset, column, f"{key} ({column!r} in {split})")
     if problems:
         raise InputError(*problems)
     names = classes or _declared(columns)

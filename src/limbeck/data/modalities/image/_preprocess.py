@@ -223,6 +223,17 @@ class ImagePreprocess(Preprocess):
             raise InputError(Problem(where, given, "1 channel, as in training", fix))
         return self.pixels(self._to_scale(opened, where))
 
+    def opened(self, value: Any, *, where: str) -> tuple[Any, tuple[int, int]]:
+        """Open an image, and return its height and width as well.
+
+        Example:
+            >>> prepare = ImagePreprocess((4, 4), 3, 255.0, (0.0,) * 3, (1.0,) * 3)
+            >>> prepare.opened(np.zeros((3, 8, 6), dtype=np.uint8), where="image")[1]
+            (8, 6)
+        """
+        opened = open_image(value, where=where)
+        return opened, size_of(opened)
+
     def _to_scale(self, array: NDArray[Any], where: str) -> NDArray[Any]:
         """Return an array in the type of the training; raise if its values have another scale."""
         if array.size == 0 or not np.isfinite(array).all():
@@ -269,12 +280,29 @@ class ImagePreprocess(Preprocess):
             >>> prepare.place_boxes(np.array([[0, 0, 10, 8]]), (8, 16))
             array([[0., 0., 3., 4.]], dtype=float32)
         """
+        scale, corner = self._placing(stored_size)
+        limits = np.tile([self.size[1], self.size[0]], 2)
+        return np.clip(boxes * scale - corner, 0, limits).astype(np.float32)
+
+    def restore_boxes(
+        self, boxes: NDArray[np.float32], stored_size: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        """Convert boxes in pixels of the model's input to those of the image as stored.
+
+        Example:
+            >>> prepare = ImagePreprocess((4, 4), 1, 255.0, (0.0,), (1.0,), shorter_side=4)
+            >>> prepare.restore_boxes(np.array([[0, 0, 3, 4]]), (8, 16))
+            array([[ 4.,  0., 10.,  8.]], dtype=float32)
+        """
+        scale, corner = self._placing(stored_size)
+        return ((boxes + corner) / scale).astype(np.float32)
+
+    def _placing(self, stored_size: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the scale and the cropped corner of x and y, for both corners of a box."""
         height, width = self.resized(*stored_size)
         top, left = self._corner(height, width)
         scale = np.array([width / stored_size[1], height / stored_size[0]])
-        moved = boxes * np.tile(scale, 2) - np.tile([left, top], 2)
-        limits = np.tile([self.size[1], self.size[0]], 2)
-        return np.clip(moved, 0, limits).astype(np.float32)
+        return np.tile(scale, 2), np.tile([left, top], 2)
 
     def named(self, argument: str, *, row_files: Sequence[str]) -> list[Named]:
         """Return the image of a path, or all images of a folder and its subfolders."""
