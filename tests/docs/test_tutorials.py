@@ -154,7 +154,9 @@ def test_there_is_one_for_each_user():
     assert {page.stem for page in PAGES} == users
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/evaluation.md", "docs/plugins.md", "docs/side_by_side.md"]
+)
 def test_the_python_of_a_page_runs(page, root, alone, blocks_of):
     session = Session(root / page, alone)
     blocks = [block for block in blocks_of(root / page) if block.kind == "python"]
@@ -205,3 +207,14 @@ def test_what_is_shown_is_compared(alone, kind, text, shown, tmp_path):
 def test_a_command_that_fails_is_a_failure(alone, tmp_path):
     with pytest.raises(AssertionError, match="false"):
         Session(tmp_path / "page.md", alone)._console("false")
+
+
+def test_the_lines_of_both_sides_are_counted(root):
+    text = (root / "docs" / "side_by_side.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| (\d+) \| (\d+), ", text, re.MULTILINE)
+    assert len(rows) == 4
+    for title, own, other in rows:
+        section = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+        blocks = re.findall(r"^```\w+\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+        counts = [sum(bool(line.strip()) for line in block.splitlines()) for block in blocks]
+        assert (counts[0], sum(counts[1:])) == (int(own), int(other)), title

@@ -621,3 +621,22 @@ def test_methods_are_terms():
         Term("task", weight=0.3),
         Term("soft_target_kl", temperature=2.0, weight=0.7),
     ]
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -1.0])
+def test_weights_of_tensors_are_finite_and_at_least_zero(wrong):
+    objective = Objective([Term("soft_target_kl", temperature=2.0)])
+    student, teacher = torch.randn(3, 2), torch.randn(3, 2)
+    weights = torch.tensor([1.0, wrong, 1.0])
+    with pytest.raises(InputError, match=rf"weights: got {wrong}; allowed: finite weights of at"):
+        objective.compute(student, teacher, weights=weights)
+    assert objective.compute(student, teacher, weights=torch.zeros(3)).total == 0
+    value = torch.func.vmap(lambda w: objective.compute(student, teacher, weights=w).total)
+    expected = objective.compute(student, teacher, weights=torch.ones(3)).total
+    torch.testing.assert_close(value(torch.ones(2, 3)), expected.expand(2))
+
+
+def test_class_balanced_weights_need_exclusive_classes():
+    objective = Objective([Term("binary_kl", temperature=1.0, weight={"class_balanced": {}})])
+    with pytest.raises(InputError, match=r"binary_kl.weight: got .class_balanced, on an output of"):
+        objective.check_outputs({"logits": "binary"})

@@ -65,6 +65,13 @@ def test_equal_calls_give_equal_students(teacher):
         assert all(torch.equal(value, students[0][name]) for name, value in other.items())
 
 
+def test_a_call_may_have_steps(teacher):
+    done = limbeck.distill(teacher, net(1), digits(), steps=5, validate_every=2, seed=5)
+    assert [row["step"] for row in done.history.rows] == [2, 4, 5]
+    with pytest.raises(InputError, match=r"distill\.epochs: field required. Or `steps`"):
+        limbeck.distill(teacher, net(1), digits())
+
+
 def test_mappings_features_and_stated_validation(teacher):
     x, y = digits()
     rows = [{"image": one, "label": int(label)} for one, label in zip(x, y, strict=True)]

@@ -189,3 +189,31 @@ def test_shipped_recipes_are_valid_in_every_profile(name):
         resolved = resolve(name, [f"profile={profile}"])
         assert resolved.profile == profile
         assert resolved.profiles == {}
+
+
+def test_former_keys_of_a_budget_name_those_of_today():
+    found = problems(budget={"accuracy": 0.9, "accuracy_drop": 0.02})
+    assert found["budget.accuracy"].allowed == "score: {accuracy: 0.9}"
+    assert found["budget.accuracy_drop"].allowed == "drop: {accuracy: 0.02}"
+
+
+def test_a_limit_above_the_largest_score_is_refused():
+    recipe = copy.deepcopy(read(shipped_recipes()["tabular/diabetes"]))
+    validate(recipe | {"budget": {"score": {"r2": 1.0}}})
+    with pytest.raises(InputError, match=r"budget\.score\.r2: got 1\.5; allowed: at most 1"):
+        validate(recipe | {"budget": {"score": {"r2": 1.5}}})
+    with pytest.raises(InputError, match=r"data\.unlabelled: got True; allowed: false, with targ"):
+        validate(recipe | {"data": recipe["data"] | {"unlabelled": True}})
+
+
+def test_an_objective_may_be_the_name_of_a_method():
+    def terms(objective):
+        recipe = copy.deepcopy(read(shipped_recipes()["vision/digits"]))
+        recipe["stages"][1]["distill"]["objective"] = objective
+        return validate(recipe).parsed_stages()[1][1].terms().terms
+
+    assert terms("hinton") == terms({"hinton": {}})
+    with pytest.raises(InputError, match=r'objective: got .hintn.;.*did you mean "hinton"'):
+        terms("hintn")
+    with pytest.raises(InputError, match=r"objective.fitnets.student: field required"):
+        terms("fitnets")

@@ -224,7 +224,6 @@ def use_fsdp2(accelerator: Accelerator) -> None:
         fsdp_version=2,
         auto_wrap_policy="size_based_wrap",
         min_num_params=20,
-        cpu_ram_efficient_loading=False,
     )
     accelerator.state.distributed_type = DistributedType.FSDP
     accelerator.state.fsdp_plugin = plugin

@@ -17,18 +17,27 @@ def report(
         Path | None,
         typer.Option(help="The path of the page; report.html beside run.json if not given."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Draw report.html from a run's run.json."""
+    import json
+
     from limbeck.core.files import write_text
+    from limbeck.report.compare import as_records
     from limbeck.report.load import load_run
     from limbeck.report.page import render_page
-    from limbeck.report.verdict import verdict_lines
+    from limbeck.report.verdict import sentence, verdict_lines
 
     result = load_run(run)
     folder = run if run.is_dir() else run.parent
     target = out if out is not None else folder / "report.html"
     write_text(target, render_page(result))
-    show("\n".join(verdict_lines(result, report=target)))
+    if as_json:
+        (record,) = as_records([result])
+        written = {"verdict": sentence(result), **record, "report": str(target)}
+        typer.echo(json.dumps(written, indent=2))
+    else:
+        show("\n".join(verdict_lines(result, report=target)))
 
 
 def compare(

@@ -59,3 +59,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     with modes_restored(model):
         model.eval()
         yield
+
+
+@contextmanager
+def fixed_statistics(model: nn.Module) -> Iterator[None]:
+    """Normalise by the batch in training mode, without an update of running statistics."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    norms = [
+        part
+        for part in model.modules()
+        if isinstance(part, _BatchNorm) and part.training and part.track_running_stats
+    ]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

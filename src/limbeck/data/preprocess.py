@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, Union, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, TypeAlias, Union, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -21,6 +21,7 @@ from limbeck.data.modality import MODALITIES
 from limbeck.errors import InputError, Problem, did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from limbeck.data.settings import Section
@@ -30,6 +31,8 @@ MOST_PROBLEMS = 20
 WRITTEN = "the content that limbeck writes"
 LARGEST_FILE = 256 * 2**20
 Divisor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Bounds: TypeAlias = tuple["NDArray[np.float32]", "NDArray[np.float32]"]
+"""The least and the greatest model input per channel, `[channels]` each."""
 Named = tuple[str, Any]
 """The name of an input in messages, and the input."""
 
@@ -196,6 +199,11 @@ class Preprocess:
     @property
     def statistics(self) -> Statistics | None:
         """Return the statistics that normalise inputs; None if there are none."""
+        return None
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """Return the model inputs of the least and the greatest raw value; None if unbounded."""
         return None
 
     @property

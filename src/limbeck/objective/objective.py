@@ -340,14 +340,16 @@ class Objective:
             teacher_logits: The same shape; None if no term requires a teacher.
             labels: `[elements]`, or `[samples, positions]`. The label −100 excludes an element, as
                 in `torch.nn.functional.cross_entropy`.
-            weights: The weight per element, shaped as the labels; default 1.
+            weights: The weight per element, shaped as the labels, at least 0; default 1. If all
+                are 0, so are the losses.
             progress: The finished share of the training, in [0, 1].
             parameters: The parameters for gradient norms, if measured.
             total_weight: The divisor of the means, such as the `num_items_in_batch` of transformers
                 for the micro-batches of a step; default the sum of the weights.
 
         Raises:
-            InputError: An input of a term is missing, or shapes differ.
+            InputError: An input of a term is missing, shapes differ, or a weight is negative, NaN
+                or infinite.
 
         Example:
             >>> objective = Objective([Term("soft_target_kl", temperature=2.0)])
@@ -357,6 +359,8 @@ class Objective:
         samples, classes = student_logits.shape[0], student_logits.shape[-1]
         rows = student_logits.reshape(-1, classes)
         sample_of = torch.arange(samples, device=rows.device)
+        if weights is not None:
+            _check_weights(weights)
         per_element = rows.new_ones(len(rows)) if weights is None else weights.reshape(-1)
         if labels is not None:
             labels = labels.reshape(-1)
@@ -537,3 +541,15 @@ class Objective:
                 Problem(ready.name, "no connector", "one", "Call objective.connect once first.")
             )
         return cast("ConnectorOutput", self.connectors[ready.name](student, teacher, inputs))
+
+
+def _check_weights(weights: Tensor) -> None:
+    """Raise on weights on the CPU that are negative, NaN or infinite; transforms have no values."""
+    if weights.device.type != "cpu" or torch.compiler.is_compiling():
+        return  # on a GPU, a check would wait for it
+    if torch._C._functorch.is_functorch_wrapped_tensor(weights):
+        return
+    wrong = ~(torch.isfinite(weights) & (weights >= 0))
+    if bool(wrong.any()):
+        number = float(weights[wrong].flatten()[0])
+        raise InputError(Problem("weights", number, "finite weights of at least 0"))

@@ -144,6 +144,11 @@ def check_outputs(terms: Iterable[ResolvedTerm], kinds: Mapping[str, Kind]) -> N
             allowed = f"one of {losses.OUTPUT_KINDS[term.builtin]} values"
             given = f"an output of {kinds[output]} values, {output}"
             problems.append(Problem(term.name, given, allowed, fix))
+        elif isinstance(term.element_weight, ClassBalanced) and kinds[output] != "categorical":
+            fix = "Give each class a constant weight by a loss of your own, or leave it out."
+            allowed = "with an output of exclusive classes, whose samples have one label each"
+            given = f"class_balanced, on an output of {kinds[output]} values, {output}"
+            problems.append(Problem(f"{term.name}.weight", given, allowed, fix))
     if problems:
         raise InputError(*problems)
 

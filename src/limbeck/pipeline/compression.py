@@ -22,7 +22,7 @@ from limbeck.pipeline.teacher_checks import weak_teacher
 from limbeck.pipeline.train import train, training_of
 from limbeck.pipeline.validate import located, of_validation
 from limbeck.tasks import mean_loss, primary_output
-from limbeck.training import Training
+from limbeck.training import Training, frozen
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -147,7 +147,9 @@ class Compression(Stage):
         self.check_calibration(trial, where=where)
         model = trial.student if self.role == "student" else trial.teachers[0]
         if self.finetune is not None and self.role == "student":
-            self.finetune.try_objective(trial, where=f"{where}.finetune")
+            place = f"{where}.finetune"
+            with frozen(trial.student, self.finetune.freeze, where=f"{place}.freeze"):
+                self.finetune.try_objective(trial, where=place)
         inputs = _calibration(trial.context, samples=2, batch=trial.batch)
         try:
             with located(where):
@@ -201,13 +203,14 @@ class Compression(Stage):
         if self.finetune is None:
             return [], []
         teacher = self.finetune.frozen_teacher(context, candidate.state("teacher", original=True))
-        curve = train(
-            context,
-            self.finetune.training_scheme(context, model, teacher),
-            settings=self._training(self.finetune, model),
-            label=f"{self.verb} {self.role}",
-            role=self.role,
-        )
+        with frozen(model, self.finetune.freeze, where="finetune.freeze"):
+            curve = train(
+                context,
+                self.finetune.training_scheme(context, model, teacher),
+                settings=self._training(self.finetune, model),
+                label=f"{self.verb} {self.role}",
+                role=self.role,
+            )
         if not self.finetune.needs_teacher:
             return [curve], []
         note = weak_teacher(

@@ -38,6 +38,7 @@ from limbeck.schemes import Offline
 from limbeck.tasks import SAMPLE, TASKS, Task, primary_output
 from limbeck.teachers import FrozenTeacher
 from limbeck.training import Training, fit
+from limbeck.training import frozen as frozen_layers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -140,14 +141,6 @@ def distill(
     probe = examples.__getitems__(list(range(min(PROBE, len(examples)))))
     aim = _objective(objective, chosen)
     _check_outputs({"teacher": teacher, "student": student}, chosen, probe)
-    scheme = Offline(
-        student,
-        chosen,
-        aim,
-        teacher=frozen,
-        probe={key: tensor.to(machine.device) for key, tensor in probe.items()},
-        training_set=TrainingSet(samples=len(examples)),
-    )
 
     def validate(model: nn.Module) -> dict[str, float]:
         scored = Scored(TorchPredictor(model, chosen), chosen)
@@ -161,18 +154,27 @@ def distill(
         parts = [frozen.fingerprint, fingerprint.of_module(student), terms, settings.model_dump()]
         seen = {key: tensor.tolist() for key, tensor in probe.items()}
         _check_folder(Path(folder), fingerprint.of_json([*parts, seed, len(examples), seen]))
-    with tempfile.TemporaryDirectory() as temporary:
-        history = fit(
-            scheme,
-            train=examples,
-            validate=validate,
-            settings=settings,
-            folder=Path(temporary if folder is None else folder),
-            seed=seed,
-            accelerator=machine,
-            progress_bar=progress_bar,
-            greater_is_better=chosen.scores[0].metric.higher_is_better,
+    with frozen_layers(student, settings.freeze, where="distill.freeze"):
+        scheme = Offline(
+            student,
+            chosen,
+            aim,
+            teacher=frozen,
+            probe={key: tensor.to(machine.device) for key, tensor in probe.items()},
+            training_set=TrainingSet(samples=len(examples)),
         )
+        with tempfile.TemporaryDirectory() as temporary:
+            history = fit(
+                scheme,
+                train=examples,
+                validate=validate,
+                settings=settings,
+                folder=Path(temporary if folder is None else folder),
+                seed=seed,
+                accelerator=machine,
+                progress_bar=progress_bar,
+                greater_is_better=chosen.scores[0].metric.higher_is_better,
+            )
     return Distilled(student, validate(student), validate(frozen.model), history)
 
 

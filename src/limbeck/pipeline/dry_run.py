@@ -177,9 +177,10 @@ def _stages(context: Context) -> Iterator[tuple[str, Stage]]:
     yield from zip(paths, (stage for _, stage in stages), strict=True)
 
 
-def example_batch(context: Context) -> Batch:
-    """Return two training samples, on the device of the run."""
-    batch: Batch = context.data.train.__getitems__([0, 1])
+def example_batch(context: Context, *, of_validation: bool = False) -> Batch:
+    """Return two training samples, or validation samples, on the device of the run."""
+    split = context.data.validation if of_validation else context.data.train
+    batch: Batch = split.__getitems__([0, len(split) - 1] if of_validation else [0, 1])
     return {name: tensor.to(context.accelerator.device) for name, tensor in batch.items()}
 
 

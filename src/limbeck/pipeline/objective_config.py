@@ -47,7 +47,8 @@ class ObjectiveConfig(BaseModel):
         Field(
             min_length=1,
             max_length=100,
-            description="Terms, `- name: {weight: 0.9, ...}`; or a method, `name: {...}`.",
+            description="Terms, `- name: {weight: 0.9, ...}`; or a method, `name` or "
+            "`name: {...}`.",
         ),
     ] = HINTON
     grad_norm_every: Annotated[
@@ -61,6 +62,12 @@ class ObjectiveConfig(BaseModel):
     cache_teacher: Annotated[
         bool, Field(description="Save the teacher's outputs once; every student after reads them.")
     ] = False
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _of_name(cls, objective: object) -> object:
+        """Read the name of a method as that method with its defaults."""
+        return {objective: {}} if isinstance(objective, str) else objective
 
     @field_validator("objective")
     @classmethod

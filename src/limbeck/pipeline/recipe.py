@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from limbeck.data.spec import DataSpec
+from limbeck.errors import Problem, RefusedError
 from limbeck.models.spec import ModelSpec
 from limbeck.pipeline.provenance import Provenance
 from limbeck.pipeline.stage import Stage
@@ -18,10 +20,27 @@ NotNegative = Annotated[float, Field(ge=0, le=1e18)]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "comet_ml", "aim"]
 
 
+FORMER_KEYS = {"accuracy": "score", "accuracy_drop": "drop"}
+"""Keys of a budget before scores of any task, and what replaced them."""
+
+
 class Budget(BaseModel):
     """Cost limits of the student; each given limit is checked against the measured value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_former_keys(cls, content: object) -> object:
+        former = [key for key in FORMER_KEYS if isinstance(content, Mapping) and key in content]
+        if former and isinstance(content, Mapping):
+            raise RefusedError(
+                *(
+                    Problem(key, content[key], f"{FORMER_KEYS[key]}: {{accuracy: {content[key]}}}")
+                    for key in former
+                )
+            )
+        return content
 
     size_kb: Annotated[
         Positive | None, Field(description="Size of the shipped file in units of 1000 bytes.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, TypeAlias, get_type_hints
 
 from limbeck import losses
@@ -105,7 +106,9 @@ def _describe_objective(settings: Schema, definitions: Schema) -> None:
     if "term" not in definitions:
         definitions.update(SHARED)
         definitions["term"] = {"oneOf": _referring(_terms())}
-        definitions["named_method"] = {"oneOf": _referring(list(map(_method, methods.__all__)))}
+        plain = [name for name in methods.__all__ if not _required(methods.find(name))]
+        named = [*_referring(list(map(_method, methods.__all__))), {"enum": plain}]
+        definitions["named_method"] = {"oneOf": named}
     terms, named = settings["properties"]["objective"]["anyOf"]
     terms["items"] = {"$ref": "#/$defs/term"}
     named.clear()
@@ -191,10 +194,15 @@ def _terms() -> list[Schema]:
 def _method(name: str) -> Schema:
     method = methods.find(name)
     parameters = inspect.signature(method).parameters.values()
-    required = [one.name for one in parameters if one.default is one.empty]
+    required = _required(method)
     hints = get_type_hints(method, include_extras=True)
     settings = _settings({one.name: _argument(hints[one.name]) for one in parameters}, required)
     return _one(name, _given(settings, required), inspect.getdoc(method) or "")
+
+
+def _required(method: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(method).parameters.values()
+    return [one.name for one in parameters if one.default is one.empty]
 
 
 def _argument(hint: Any) -> Schema:

@@ -130,6 +130,10 @@ def _quantized_once(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
         yield Problem(path, "a second one", "one quantize stage", fix)
 
 
+UPPER_BOUNDS = {"r2": 1.0}
+"""The largest value of scores that are no shares: a limit above it is never met."""
+
+
 def _budget(recipe: Recipe) -> Iterator[Problem]:
     budget = recipe.budget
     if budget.drop and not recipe.teachers:
@@ -146,3 +150,6 @@ def _budget(recipe: Recipe) -> Iterator[Problem]:
                 yield Problem(f"budget.{key}", name, ", ".join(metrics), fix)
             elif metrics[name].unit == "share" and not 0 <= value <= 1:
                 yield Problem(f"budget.{key}.{name}", value, "a share from 0 to 1")
+            elif key == "score" and value > UPPER_BOUNDS.get(name, value):
+                allowed = f"at most {UPPER_BOUNDS[name]:g}, the largest value of the score"
+                yield Problem(f"budget.{key}.{name}", value, allowed)

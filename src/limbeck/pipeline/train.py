@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,8 @@ from limbeck.report.result import Curve
 from limbeck.schemes import Offline
 from limbeck.tasks import is_classifier
 from limbeck.training import Training, data, fit
+from limbeck.training.groups import learning_rates
+from limbeck.training.stream import GeneratesBatches
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,14 +50,14 @@ def try_training(context: Context, scheme: Scheme, settings: Training, *, where:
     """
     import torch
 
-    largest, smallest = _rows(context, settings)
     place = f"{where}.objective"
+    learning_rates(next(iter(scheme.students.values())), settings, where=f"{where}.learning_rates")
     modules = list(scheme.modules_to_save().values())
     with _undisturbed(modules):
+        first, *batches = _trial_batches(context, scheme, settings)
         with located(place):
-            scheme.check_terms(_batch(context, largest[:CHECKED]))
-        for rows in dict.fromkeys((tuple(largest), tuple(smallest))):
-            batch = _batch(context, list(rows))
+            scheme.check_terms(first)
+        for batch in batches:
             try:
                 for module in modules:
                     module.train()
@@ -68,6 +71,17 @@ def try_training(context: Context, scheme: Scheme, settings: Training, *, where:
             # Models and losses are third-party code, and raise errors of many types.
             except Exception as error:
                 raise InputError(_problem(context, batch, where, error)) from error
+
+
+def _trial_batches(context: Context, scheme: Scheme, settings: Training) -> list[Batch]:
+    """Return a batch for the check of the terms, and those of the trial."""
+    if isinstance(scheme, GeneratesBatches):
+        device = context.accelerator.device
+        [batch, *_] = islice(scheme.batches(epoch=0, size=settings.batch_size), 1)
+        return [{name: tensor.to(device) for name, tensor in batch.items()}] * 2
+    largest, smallest = _rows(context, settings)
+    rows = dict.fromkeys((tuple(largest), tuple(smallest)))
+    return [_batch(context, list(one)) for one in (largest[:CHECKED], *rows)]
 
 
 def _rows(context: Context, settings: Training) -> tuple[list[int], list[int]]:
@@ -104,12 +118,12 @@ def _autocast(context: Context, settings: Training) -> AbstractContextManager[ob
 
 
 def _problem(context: Context, batch: Batch, where: str, error: Exception) -> Problem:
-    shapes = {name: tuple(batch[name].shape) for name in context.task.inputs}
+    shapes = {name: tuple(batch[name].shape) for name in context.task.inputs if name in batch}
     first = str(error).strip().splitlines()[:1] or [""]
     fix = f"It raised {type(error).__name__}: {first[0]}"
     if isinstance(error, LimbeckError):
         fix = str(error)
-    elif len(batch["labels"]) == 1:
+    elif len(next(iter(batch.values()))) == 1:
         fix += f" An epoch of {len(context.data.train)} samples ends in a batch of one: "
         fix += "change `batch_size`."
     return Problem(where, shapes, "batches on which a step of the training works", fix)
@@ -176,10 +190,12 @@ def train(
     Returns:
         The curve of the training, one row per validation.
     """
-    context.data.train.set_seed(context.seed)
+    rows = None if isinstance(scheme, GeneratesBatches) else context.data.train
+    if rows is not None:
+        rows.set_seed(context.seed)
     history = fit(
         scheme,
-        train=context.data.train,
+        train=rows,
         validate=partial(validate_model, context),
         settings=settings,
         folder=(context.folder / weights).parent,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.models.spec import ModelSpec
 from limbeck.objective import Objective, TrainingSet
@@ -28,6 +28,7 @@ class SchemeInputs:
         teacher: The teacher, if the scheme uses one and a term requires it.
         models: The scheme's further models, with fresh weights.
         training_set: The training set's description, for terms that depend on it.
+        bounds: The least and the greatest value of the input per channel, if it is an image.
     """
 
     task: Task
@@ -36,18 +37,23 @@ class SchemeInputs:
     teacher: Teacher | None = None
     models: Sequence[nn.Module] = ()
     training_set: TrainingSet | None = None
+    bounds: tuple[Tensor, Tensor] | None = None
 
 
 class SchemeSettings(BaseModel):
     """The settings of a scheme: the keys of a `distill` stage beside those of every scheme.
 
     Attributes:
+        uses_data: Whether the scheme reads training samples; otherwise it draws its own batches.
+        control_label: The name of the control's student in reports.
         uses_teacher: Whether terms against a teacher compare with the recipe's teacher.
         default_objective: The terms if the recipe has none; None for those of every scheme.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    uses_data: ClassVar[bool] = True
+    control_label: ClassVar[str] = "label-only student"
     uses_teacher: ClassVar[bool] = True
     default_objective: ClassVar[Sequence[Mapping[str, Any]] | None] = None
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Annotated, Any, ClassVar, Self, cast
@@ -11,9 +10,8 @@ from typing import Annotated, Any, ClassVar, Self, cast
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from limbeck.core.modules import evaluating
+from limbeck.core.modules import evaluating, fixed_statistics
 from limbeck.errors import InputError, Problem, RefusedError
 from limbeck.models.spec import ModelSpec
 from limbeck.objective import Losses, Objective, TermGradient, TermLoss, TrainingSet
@@ -121,7 +119,7 @@ class Mutual(nn.Module):
         return self._task.respond(getattr(self, name), batch)
 
     def _answer(self, name: str, batch: Batch) -> Answer:
-        with torch.no_grad(), _fixed_statistics(getattr(self, name)):
+        with torch.no_grad(), fixed_statistics(getattr(self, name)):
             return self._form.answer(self._respond(name, batch), self._task.kinds, batch)
 
     def step(
@@ -216,23 +214,6 @@ def _check_classes(responses: Mapping[str, Response]) -> None:
         if found != first[1]:
             allowed = f"{first[1]}, as {first[0]} has"
             raise InputError(Problem(name, f"outputs of {found} classes", allowed))
-
-
-@contextmanager
-def _fixed_statistics(model: nn.Module) -> Iterator[None]:
-    """Normalise by the batch in training mode, without an update of running statistics."""
-    norms = [
-        part
-        for part in model.modules()
-        if isinstance(part, _BatchNorm) and part.training and part.track_running_stats
-    ]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
 
 
 def _mean(parts: Sequence[Losses]) -> Losses:

@@ -30,6 +30,10 @@ class Scheme(Protocol):
 
     A training step runs the phases in order. Each one computes the losses of all micro-batches,
     updates its own parameters, and leaves no gradient to the next.
+
+    Two methods are optional: `batches(epoch, size)` of a scheme that draws its own batches
+    (`limbeck.training.stream.GeneratesBatches`), and `begin_update(phase, number)`, called before
+    each update of a phase with its number in the step, from 0.
     """
 
     @property

@@ -15,7 +15,7 @@ from torch import nn
 from limbeck.errors import InputError, Problem, did_you_mean
 
 Side: TypeAlias = Literal["input", "output"]
-_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _SUFFIX = re.compile(r"(?P<path>.*?)(?:@(?P<call>\d+))?(?::(?P<side>input|output))?", re.DOTALL)
 _WILD = "*?["
 
@@ -212,7 +212,7 @@ def _wrapped(module: nn.Module) -> nn.Module | None:
     """Return the module inside of a parallel, compiled or checkpointed wrapper."""
     if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
         return module._modules["module"]
-    return next((module._modules[name] for name in _WRAPPED if name in module._modules), None)
+    return next((module._modules[name] for name in WRAPPERS if name in module._modules), None)
 
 
 def _unknown(module: nn.Module, name: str, allowed: str) -> Problem:

@@ -1,6 +1,7 @@
 """The training loop: any scheme, one process or many, with bit-exact resume."""
 
 from limbeck.training.checkpoint import CheckpointError
+from limbeck.training.groups import frozen
 from limbeck.training.log import History
 from limbeck.training.loop import NullProgressBar, ProgressBar, fit
 from limbeck.training.settings import Training
@@ -14,4 +15,5 @@ __all__ = [
     "Stream",
     "Training",
     "fit",
+    "frozen",
 ]

@@ -65,7 +65,7 @@ class Loader(Protocol):
         ...
 
     def seek(self, step: int, position: Mapping[str, Any]) -> None:
-        """Continue after `step` optimiser steps, at a saved position."""
+        """Move to a saved position, after `step` optimiser steps."""
         ...
 
 
@@ -113,7 +113,7 @@ class MapLoader:
         return {}
 
     def seek(self, step: int, position: Mapping[str, Any]) -> None:
-        """Continue after `step` optimiser steps."""
+        """Move to the position after `step` optimiser steps."""
         self._step, self._batches = step, None
 
     def _open(self, epoch: int, done: int) -> Iterator[Batch]:

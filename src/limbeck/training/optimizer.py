@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,7 +21,10 @@ _NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter], modules: Iterable[nn.Module], settings: Training
+    parameters: Iterable[nn.Parameter],
+    modules: Iterable[nn.Module],
+    settings: Training,
+    rates: Mapping[nn.Parameter, float] | None = None,
 ) -> torch.optim.Optimizer:
     """Build the optimiser.
 
@@ -31,6 +34,8 @@ def build_optimizer(
         parameters: The trainable parameters.
         modules: The modules of the parameters, searched for normalisation layers.
         settings: The training settings.
+        rates: The peak learning rates of parameters with another one than that of the settings.
+            Each group has its rate as a factor, `scale`.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
@@ -47,22 +52,28 @@ def build_optimizer(
         if isinstance(norm, _NORMS)
         for parameter in norm.parameters(recurse=False)
     }
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in parameters:
-        (plain if parameter.dim() <= 1 or parameter in spared else decayed).append(parameter)
+    everything, known = list(parameters), rates or {}
+    by_group: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for parameter in everything:
+        plain = parameter.dim() <= 1 or parameter in spared
+        peak = known.get(parameter, settings.learning_rate)
+        by_group.setdefault((peak, plain), []).append(parameter)
     groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {
+            "params": by_group[peak, plain],
+            "weight_decay": 0.0 if plain else settings.weight_decay,
+            "lr": peak,
+            "scale": peak / settings.learning_rate,
+        }
+        for peak, plain in sorted(by_group)
     ]
-    groups = [group for group in groups if group["params"]]
-    shards = sum(map(is_shard, (*decayed, *plain)))
+    shards = sum(map(is_shard, everything))
     foreach = False if shards else None
     if settings.optimizer == "adamw":
         # One fused kernel for all parameters: in a small student's step, calls are most of the
         # time.
         # A kernel for several tensors cannot mix sharded and whole ones.
-        fused = shards == 0 and all(p.device.type in ("cpu", "cuda") for p in (*decayed, *plain))
+        fused = shards == 0 and all(p.device.type in ("cpu", "cuda") for p in everything)
         return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused, foreach=foreach)
     return torch.optim.SGD(
         groups,

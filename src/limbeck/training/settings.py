@@ -65,6 +65,31 @@ class Training(BaseModel):
     ] = 1
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0, le=1000)] = 3e-3
+    learning_rates: Annotated[
+        dict[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0, le=1000)]],
+        Field(
+            max_length=100,
+            description="Learning rates of parts of the model, by path or pattern, such as "
+            "`{head: 0.01}`; the schedule is the same, and of several matches the last counts.",
+        ),
+    ] = {}
+    layer_decay: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1,
+            description="Layer-wise learning-rate decay: each layer has this factor of the rate of "
+            "the next one, in the order of definition; the head has the full rate.",
+        ),
+    ] = None
+    freeze: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        Field(
+            max_length=1000,
+            description="Paths or patterns of modules and parameters that are not trained; a batch "
+            "normalisation inside of a frozen module is in evaluation mode.",
+        ),
+    ] = ()
     momentum: Annotated[float, Field(ge=0, lt=1, description="For sgd; Nesterov momentum.")] = 0.9
     weight_decay: Annotated[
         float,

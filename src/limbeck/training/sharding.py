@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ def _follows(module: nn.Module) -> bool:
 def sharded(
     scheme: Scheme, copies: Mapping[str, nn.Module], accelerator: Accelerator
 ) -> Iterator[None]:
-    """Shard copies of the students, and train these in the students' place.
+    """Divide copies of the students over the processes, and train these in their place.
 
     At the end the students get the weights, gathered from all processes.
 
@@ -83,7 +83,8 @@ def sharded(
 
     students = dict(scheme.students)
     for name, one in copies.items():
-        model = fsdp2_prepare_model(accelerator, one)
+        with _whole_weights(accelerator.state.fsdp_plugin):
+            model = fsdp2_prepare_model(accelerator, one)
         for part in model.modules():
             if isinstance(part, FSDPModule):
                 # A process's loss is its part of the mean over all: gradients are summed.
@@ -103,6 +104,19 @@ def sharded(
         setattr(scheme, name, student)
 
 
+@contextmanager
+def _whole_weights(plugin: Any) -> Iterator[None]:
+    """Leave out the loading of one process's weights, which all processes already have.
+
+    Accelerate's is the default, and fails on a model with buffers, as of batch normalisation.
+    """
+    kept, plugin.cpu_ram_efficient_loading = plugin.cpu_ram_efficient_loading, False
+    try:
+        yield
+    finally:
+        plugin.cpu_ram_efficient_loading = kept
+
+
 def is_shard(tensor: object) -> bool:
     """Return whether a tensor is distributed over processes."""
     from torch.distributed.tensor import DTensor
@@ -111,7 +125,7 @@ def is_shard(tensor: object) -> bool:
 
 
 def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gather distributed tensors from all processes, which must all call this."""
+    """Collect distributed tensors from all processes, which must all call this."""
     from torch.distributed.tensor import DTensor
 
     return {
@@ -121,7 +135,7 @@ def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def like(tensor: Tensor, reference: object) -> Tensor:
-    """Distribute a whole tensor as a reference of the same shape is, if that is."""
+    """Divide a whole tensor over the processes as a reference of the same shape is, if that is."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not isinstance(reference, DTensor) or reference.shape != tensor.shape:

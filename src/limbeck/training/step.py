@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.tasks import Batch
+from limbeck.training.groups import freeze, keep_frozen, learning_rates
 from limbeck.training.optimizer import build_optimizer, rate
 from limbeck.training.prepare import Channel, DivergedError
 from limbeck.training.settings import Training
@@ -60,6 +61,8 @@ class Stepper:
         self._channel = channel or Channel()
         self._scheme, self._settings, self._accelerator = scheme, settings, accelerator
         self.loss = math.nan
+        student = next(iter(scheme.students.values()))
+        _, self._frozen_norms = freeze(student, settings.freeze)
         self._phases = dict(scheme.phases)
         for name, phase in self._phases.items():
             if not phase.parameters:
@@ -67,8 +70,9 @@ class Stepper:
                 raise InputError(Problem(name, "no parameters", "at least one that trains", fix))
         modules = list(scheme.modules_to_save().values())
         self._check_parameters(modules)
+        rates = learning_rates(student, settings)
         self.optimizers = {
-            name: build_optimizer(dict.fromkeys(phase.parameters), modules, settings)
+            name: build_optimizer(dict.fromkeys(phase.parameters), modules, settings, rates)
             for name, phase in self._phases.items()
         }
         # Not the accelerator's scaler: it keeps its scale from training to training.
@@ -99,11 +103,15 @@ class Stepper:
         Raises:
             LimbeckError: A loss is not finite; the weights of its phase are unchanged.
         """
+        keep_frozen(self._frozen_norms)
         weights = self._total_weights(micro_batches)
         row: dict[str, float] = {}
         self.loss = 0.0
+        begin_update = getattr(self._scheme, "begin_update", None)
         for name, phase in self._phases.items():
-            for _ in range(phase.steps):
+            for number in range(phase.steps):
+                if begin_update is not None:
+                    begin_update(name, number)
                 results = self._differentiated(micro_batches, weights, progress, name)
                 own = _row(results, prefix="" if len(self._phases) == 1 else f"{name}/")
                 loss = self._sum_over_processes(own["train/loss"], phase.parameters)
@@ -213,7 +221,7 @@ class Stepper:
             self.scaler.unscale_(optimizer)
             clip_gradients(self._phases[phase].parameters, self._settings.max_grad_norm)
         for group in optimizer.param_groups:
-            group["lr"] = rate(progress, self._settings)
+            group["lr"] = rate(progress, self._settings) * group["scale"]
         self.scaler.step(optimizer)
         self.scaler.update()
         self._clear()

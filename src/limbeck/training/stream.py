@@ -235,7 +235,7 @@ class StreamLoader:
         return found
 
     def seek(self, step: int, position: Mapping[str, Any]) -> None:
-        """Continue at a saved position."""
+        """Move to a saved position."""
         self._restore, self._iterator = dict(position), None
 
     @property
@@ -363,7 +363,7 @@ class _Place:
     begun_after: int = 0
 
     def begin(self, items: int) -> None:
-        """Begin the next pass, after some items of the current micro-batch."""
+        """Start the next pass, after some items of the current micro-batch."""
         self.epoch, self.items = self.epoch + 1, 0
         self.begun_at, self.begun_after = self.batch, items
 

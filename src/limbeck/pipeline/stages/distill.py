@@ -28,11 +28,12 @@ from limbeck.pipeline.validate import located, model_located
 from limbeck.report.result import Curve
 from limbeck.schemes import SCHEMES, SchemeInputs, SchemeSettings
 from limbeck.schemes.offline import OfflineSettings
-from limbeck.training import Training
+from limbeck.training import Training, frozen
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from limbeck.data.preprocess import Bounds
     from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.recipe import Recipe
     from limbeck.schemes import Scheme
@@ -110,6 +111,12 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
     def validate_in(self, recipe: Recipe) -> list[Problem]:
         """Return problems: features that are not available, and those of further models."""
         problems = self.check_features(recipe)
+        if not self.uses_data and self.steps is None:
+            allowed = f"`steps`, with `scheme: {self.scheme}`, which reads no training data"
+            problems.append(Problem("epochs", self.epochs, allowed))
+        if self.cache_teacher and not self.uses_data:
+            allowed = f"false, with `scheme: {self.scheme}`, which reads no training data"
+            problems.append(Problem("cache_teacher", True, allowed))
         if self.cache_teacher and not self.uses_teacher:
             allowed = f"false, with `scheme: {self.scheme}`, which uses no teacher"
             problems.append(Problem("cache_teacher", True, allowed))
@@ -137,7 +144,8 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
                 teacher = (teachers or trial.teachers)[0]
                 copy_layers(fresh, teacher, self.init.layers, where=f"{where}.init.layers")
             trial.replace("student", fresh.to(context.accelerator.device))
-        self.try_objective(trial, where=where, models=models, teachers=teachers)
+        with frozen(trial.student, self.freeze, where=f"{where}.freeze"):
+            self.try_objective(trial, where=where, models=models, teachers=teachers)
 
     def training_scheme(
         self,
@@ -155,10 +163,11 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         return SchemeInputs(
             task=context.task,
             objective=self.terms,
-            probe=example_batch(context),
+            probe=example_batch(context, of_validation=not self.uses_data),
             teacher=teacher,
             models=models,
-            training_set=training_set(context),
+            training_set=training_set(context) if self.uses_data else None,
+            bounds=_bounds(context.data.preprocess.bounds),
         )
 
     def _further(self, context: Context) -> list[nn.Module]:
@@ -180,9 +189,8 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         if self.train_baseline and self.terms().needs_teacher:
             state, begin = candidate.state("baseline"), initial.state
             same = begin.weights and state.weights and state.changes == begin.changes
-            baseline.append(
-                self._label_only(context, replace(initial, state=state) if same else initial)
-            )
+            begun = replace(initial, state=state) if same else initial
+            baseline.append(self._control(context, begun, teacher))
         known = (context.folder, baseline[0][0]) if baseline else candidate.newest("baseline")
         note = (
             weak_teacher(candidate.newest(self.teacher), known, context.task.scores[0].metric)
@@ -217,14 +225,16 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         [teacher] = teacher_models(context, candidate.state(self.teacher), specs)
         return _Initial(State(), generation, self.init.layers, teacher)
 
-    def _label_only(self, context: Context, initial: _Initial) -> tuple[Artefact, Curve]:
+    def _control(
+        self, context: Context, initial: _Initial, teacher: Teacher | None
+    ) -> tuple[Artefact, Curve]:
         """Train the scheme's control, in a subfolder of this stage."""
         artefact, curve = self._train(
             context.within("baseline"),
-            lambda student: self.build_control(student, self._inputs(context)),
+            lambda student: self.build_control(student, self._inputs(context, teacher)),
             initial,
             role="baseline",
-            label="label-only student",
+            label=self.control_label,
         )
         files = {
             "file": f"baseline/{artefact.file}",
@@ -242,14 +252,16 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         label: str = "distilled student",
     ) -> tuple[Artefact, Curve]:
         model = initial.build(context)
-        curve = train(
-            context,
-            scheme(model.to(context.accelerator.device)),
-            settings=training_of(self),
-            label=label,
-            role=role,
-            ship=self.shipped() if role == "student" else None,
-        )
+        model.to(context.accelerator.device)
+        with frozen(model, self.freeze):
+            curve = train(
+                context,
+                scheme(model),
+                settings=training_of(self),
+                label=label,
+                role=role,
+                ship=self.shipped() if role == "student" else None,
+            )
         artefact = publish(
             context,
             model,
@@ -285,6 +297,13 @@ class _Initial:
         if self.layers is not None and self.teacher is not None:
             self.notes[:] = copy_layers(model, self.teacher, self.layers, where="init.layers")
         return model
+
+
+def _bounds(bounds: Bounds | None) -> tuple[Tensor, Tensor] | None:
+    """Return the least and the greatest model inputs per channel; None without."""
+    import torch
+
+    return None if bounds is None else (torch.from_numpy(bounds[0]), torch.from_numpy(bounds[1]))
 
 
 def _scaled(model: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ from limbeck.pipeline.dry_run import DryRun
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.teachers import member_files, publish_teacher
 from limbeck.pipeline.train import offline, train, training_of, try_training
-from limbeck.training import Training
+from limbeck.training import Training, frozen
 
 
 class TrainTeacher(Training, Stage):
@@ -24,8 +24,9 @@ class TrainTeacher(Training, Stage):
         """Build every member, and try one training step."""
         context = trial.context
         for model in trial.teachers:
-            scheme = offline(context, model, Objective(methods.label_only()))
-            try_training(context, scheme, training_of(self), where=where)
+            with frozen(model, self.freeze, where=f"{where}.freeze"):
+                scheme = offline(context, model, Objective(methods.label_only()))
+                try_training(context, scheme, training_of(self), where=where)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Train every member, and publish their ensemble."""
@@ -38,16 +39,19 @@ class TrainTeacher(Training, Stage):
             label = "teacher" if len(specs) == 1 else f"teacher {number + 1} of {len(specs)}"
             seed = context.seed_of(number)
             model = context.build(spec, seed=seed, weights=weights, changes=begun.changes)
-            curves.append(
-                train(
-                    context,
-                    offline(context, model, Objective(methods.label_only())),
-                    settings=training_of(self),
-                    label=label,
-                    role="teacher",
-                    weights=name,
+            with frozen(model, self.freeze):
+                scheme = offline(context, model, Objective(methods.label_only()))
+                settings = training_of(self)
+                curves.append(
+                    train(
+                        context,
+                        scheme,
+                        settings=settings,
+                        label=label,
+                        role="teacher",
+                        weights=name,
+                    )
                 )
-            )
         state = State(tuple(context.folder / name for name in names), begun.changes)
         artefact = publish_teacher(context, state)
         record = self.record(

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from limbeck.data.images import FORMATS, MOST_PIXELS, open_image, size_of, upright
 from limbeck.data.preprocess import (
+    Bounds,
     Comparison,
     Divisor,
     HuggingFace,
@@ -169,6 +170,13 @@ class ImagePreprocess(Preprocess):
         inputs -= np.array(self.mean, dtype=np.float32)[:, None, None]
         inputs /= np.array(self.std, dtype=np.float32)[:, None, None]
         return inputs
+
+    @property
+    def bounds(self) -> Bounds:
+        """Return the model inputs of a black and of a white pixel, `[channels]` each."""
+        ends = np.array([0.0, self.divide_by]).reshape(2, 1, 1, 1)
+        least, greatest = self.normalise(np.broadcast_to(ends, (2, self.channels, 1, 1)))
+        return least.reshape(-1), greatest.reshape(-1)
 
     def fill_value(self) -> NDArray[np.float32]:
         """Return the value of a black pixel, `[channels]`: the fill value beyond an edge."""
