@@ -54,7 +54,33 @@ def forecasting():
     return task, model, {"series": series, "labels": labels}
 
 
-OTHER = {"image_segmentation": segmentation, "series_forecasting": forecasting}
+class Detector(nn.Module):
+    """The classes and the distances of the 84 points of an image of 64x64."""
+
+    def __init__(self):
+        super().__init__()
+        self.classes, self.box = nn.Linear(3, 3), nn.Linear(3, 4)
+
+    def forward(self, image):
+        rows = image.flatten(2).transpose(1, 2)[:, :84]
+        return {"classes": self.classes(rows), "box": self.box(rows).exp()}
+
+
+def detection():
+    """Two boxes per image, of which the second is missing in some; one image has none."""
+    image = torch.randn(6, 3, 64, 64, generator=GENERATOR)
+    low = 30 * torch.rand(6, 2, 2, generator=GENERATOR)
+    boxes = torch.cat([low, low + 12 + 20 * torch.rand(6, 2, 2, generator=GENERATOR)], -1)
+    labels = torch.tensor([[0, 1], [2, -100], [1, 1], [-100, -100], [0, 2], [1, -100]])
+    task = TASKS.load("object_detection")(("a", "b", "c"))
+    return task, Detector(), {"image": image, "labels": labels, "boxes": boxes}
+
+
+OTHER = {
+    "image_segmentation": segmentation,
+    "object_detection": detection,
+    "series_forecasting": forecasting,
+}
 
 
 def example(name):
