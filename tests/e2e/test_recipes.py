@@ -32,7 +32,10 @@ DIGITS = "vision/digits"
 # another; the figures are the business of whole runs.
 FEW = "data.max_samples={train: 160, validation: 64, test: 64}"
 # Those that hold every kind of stage, task and data run; of the others every stage is tried.
-WHOLE = ("tabular/adult", "text/full_chain", "vision/full_chain")
+WHOLE = (
+    *("detection/bccd", "series/ett", "tabular/adult"),
+    *("text/full_chain", "vision/camvid", "vision/full_chain"),
+)
 RUN = [with_reason(name) for name in WHOLE]
 TRIED = [with_reason(name) for name in sorted(shipped_recipes()) if name not in (DIGITS, *WHOLE)]
 
