@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_targets_are_met_and_not_overdone(target, share, by):
 
 
 class _Task:
-    inputs = ("x",)
+    inputs = MappingProxyType({"x": ("batch",)})
 
     def outputs(self, model, batch):
         return {"logits": model(batch["x"])}

@@ -197,7 +197,7 @@ def test_an_unknown_output_is_refused_with_the_nearest():
 
 @pytest.mark.parametrize("loss", sorted(losses.OUTPUT_KINDS))
 def test_a_loss_is_refused_on_an_output_of_another_kind(loss):
-    output = "classes" if losses.OUTPUT_KINDS[loss] == "binary" else "boxes"
+    output = "boxes" if losses.OUTPUT_KINDS[loss] == "categorical" else "classes"
     parameters = inspect.signature(losses.find(loss)).parameters
     given = {
         name: value

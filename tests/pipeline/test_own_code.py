@@ -72,7 +72,7 @@ def with_settings(**settings):
 def key(recipe, name, stage):
     """The key of a stage, of data and a machine that stay the same."""
     data = SimpleNamespace(
-        train=SimpleNamespace(augment=None),
+        train=SimpleNamespace(augmentation=None),
         facts=SimpleNamespace(fingerprint="rows"),
         preprocess=SimpleNamespace(fingerprint="pixels"),
     )

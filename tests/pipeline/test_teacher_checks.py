@@ -26,6 +26,7 @@ from limbeck.pipeline.progress import NullReporter
 from limbeck.pipeline.runner import Work
 from limbeck.pipeline.teacher_checks import chance_notes, check_teacher, weak_teacher
 from limbeck.pipeline.validate import validate
+from limbeck.tasks.image_classification import ImageClassification
 from limbeck.tasks.scores import ACCURACY
 
 DIGITS = {
@@ -230,7 +231,7 @@ def checked(predicted: Any, labels: Any, *, stage: str = "load", **expect: Any) 
     context = SimpleNamespace(
         recipe=recipe, on_main_process=lambda work: work(), progress=NullReporter(),
         data=SimpleNamespace(validation=split, test=split),
-        task=SimpleNamespace(classes=("a", "b", "c", "d")),
+        task=ImageClassification(("a", "b", "c", "d")),
     )  # fmt: skip
     check_teacher(Candidate().append(Path(), record), context)
 

@@ -16,6 +16,19 @@ class HalfWeighted(ImageClassification):
         return {"logits": (batch["index"] % 2 == 0).float()}
 
 
+class Twice:
+    """A split of one batch, given twice."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def __getitems__(self, rows):
+        return {name: one[rows] for name, one in self.batch.items()}
+
+    def batches(self, size):
+        return [self.batch, self.batch]
+
+
 def test_elements_of_weight_zero_are_excluded():
     labels = torch.tensor([0, 1, 1, 0, 0, 1])
     right = torch.tensor([True, False, True, False, False, False])
@@ -24,7 +37,7 @@ def test_elements_of_weight_zero_are_excluded():
     context = SimpleNamespace(
         task=HalfWeighted(classes=("a", "b")),
         accelerator=SimpleNamespace(device=torch.device("cpu")),
-        data=SimpleNamespace(validation=SimpleNamespace(batches=lambda size: [batch, batch])),
+        data=SimpleNamespace(validation=Twice(batch)),
     )
     found = validate_model(context, nn.Identity())
     assert found["accuracy"] == 2 / 3

@@ -203,7 +203,7 @@ def test_the_cards_first_snippet_runs_without_torch(digits: RunResult, tmp_path:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "class blue"
+    assert done.stdout.strip() == "classes ['blue']"
 
 
 def test_runs_are_compared_in_the_order_given(digits: RunResult, minimal: RunResult) -> None:

@@ -115,8 +115,8 @@ def model_of(given: str, *, where: str) -> Settings:
     """Return the settings of a model from `source:name` or `source:name@checkpoint`.
 
     Example:
-        >>> model_of("torchvision:resnet18@weights.pth", where="--teacher")
-        {'source': 'torchvision', 'name': 'resnet18', 'checkpoint': 'weights.pth'}
+        >>> model_of("torchvision:resnet18@/models/weights.pth", where="--teacher")
+        {'source': 'torchvision', 'name': 'resnet18', 'checkpoint': '/models/weights.pth'}
     """
     from limbeck.models.spec import SOURCES
 

@@ -101,8 +101,8 @@ class OnnxPredictor:
         self._path = path
         self._session = _session(path, threads)
         self._inputs = {value.name: _numpy_type(value.type) for value in self._session.get_inputs()}
-        self.axes = {value.name: tuple(value.shape) for value in self._session.get_inputs()}
-        self.output_axes = {value.name: tuple(value.shape) for value in self._session.get_outputs()}
+        self.axes = _axes(self._session.get_inputs(), path)
+        self.output_axes = _axes(self._session.get_outputs(), path)
         self.outputs = tuple(self.output_axes)
 
     @property
@@ -152,6 +152,13 @@ def _session(path: Path, threads: int | None) -> Any:
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
+        raise LimbeckError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+
+
+def _axes(values: Iterable[Any], path: Path) -> dict[str, tuple[int | str | None, ...]]:
+    try:
+        return {value.name: tuple(value.shape) for value in values}
+    except UnicodeDecodeError as error:  # the name of an axis, which ONNX Runtime does not check
         raise LimbeckError(f"{path}: ONNX Runtime cannot load it: {error}") from error
 
 

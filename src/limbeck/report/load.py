@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from limbeck.core.files import read_text
 from limbeck.errors import InputError, Problem
-from limbeck.report.result import RunResult
+from limbeck.report.result import Measured, RunResult
 
 LARGEST = 256 * 2**20
 """The largest file in bytes."""
@@ -82,6 +82,9 @@ def _finite(text: str) -> float:
 def _inconsistencies(file: Path, result: RunResult) -> Iterator[Problem]:
     """Yield contradictions that no run of limbeck writes, and that no page could be drawn from."""
     classes, seeds = len(result.data.classes), len(result.seeds)
+    metrics = next((_metrics(one) for link in result.chain for one in link.measured), [])
+    if not metrics:
+        yield Problem(f"{file}: chain.measured.scores", "none", "at least one score")
     if not result.chain:
         yield Problem(f"{file}: chain", "none", "at least one stage")
     for number, link in enumerate(result.chain):
@@ -89,6 +92,8 @@ def _inconsistencies(file: Path, result: RunResult) -> Iterator[Problem]:
         if len(link.measured) != seeds or not seeds:
             yield Problem(f"{where}.measured", len(link.measured), f"one for each of {seeds} seeds")
         for one in link.measured:
+            if _metrics(one) != metrics:
+                yield Problem(f"{where}.measured.scores", _metrics(one), f"{metrics}, as others")
             if one.confusion and not _is_square(one.confusion, classes):
                 yield Problem(f"{where}.measured.confusion", "a matrix of another size", SQUARE)
     if result.class_similarity is not None and not _is_square(result.class_similarity, classes):
@@ -98,6 +103,10 @@ def _inconsistencies(file: Path, result: RunResult) -> Iterator[Problem]:
             yield Problem(f"{file}: disagreements.{row.index}", row.label, "a class of the data")
     if not _are_stages(result.recipe.get("stages")):
         yield Problem(f"{file}: recipe.stages", "something else", "a list of stages by name")
+
+
+def _metrics(measured: Measured) -> list[str]:
+    return [one.metric.name for one in measured.scores]
 
 
 def _is_square(matrix: Sequence[Sequence[float]], size: int) -> bool:

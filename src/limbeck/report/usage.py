@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from limbeck.data.modality import MODALITIES
 from limbeck.report.template import render
-from limbeck.tasks import TASKS
 
 
 def usage(task: str, modality: str) -> str:
@@ -18,6 +17,8 @@ def usage(task: str, modality: str) -> str:
         >>> "tokenizer.json" in usage("text_classification", "text")
         True
     """
+    from limbeck.tasks import TASKS  # torch is not needed to report a run
+
     code, kind = MODALITIES.load(modality).usage, TASKS.load(task)
     reading, restoring = kind.reading, kind.restoring
     return render("usage.md.jinja", code=code, reading=reading, restoring=restoring).strip()
