@@ -118,7 +118,7 @@ def test_the_snippets_of_the_card_run(away):
     finally:
         (folder / "image.png").unlink()
         shutil.rmtree(folder / "__pycache__", ignore_errors=True)
-    assert re.fullmatch(r"class \d", output)
+    assert re.fullmatch(r"classes \['\d'\]", output)
 
 
 def test_the_onnx_file_names_its_classes(away):

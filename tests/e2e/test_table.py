@@ -94,4 +94,4 @@ def test_the_code_on_the_card_runs_alone(folder, tmp_path):
     prepare = load(student)
     features = prepare([row])
     logits = OnnxPredictor(student / "model.onnx").predict(features)["logits"]
-    assert done.stdout.splitlines()[0] == f"class {prepare.classes[logits.argmax()]}"
+    assert done.stdout.splitlines()[0] == f"classes {[prepare.classes[logits.argmax()]]}"
