@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch.nn.functional as F
 
 from limbeck.errors import InputError, Problem
+from limbeck.tasks._base import PerSample
 from limbeck.tasks._model_output import LOGITS
 from limbeck.tasks.scores import EXACT_MATCH, LABEL_ACCURACY, MACRO_F1
-from limbeck.tasks.task import PerSample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from limbeck.tasks.task import IMAGE_INPUTS, Classification
+from limbeck.tasks._base import IMAGE_INPUTS
+from limbeck.tasks._classification import Classification
 
 
 class ImageClassification(Classification):

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from limbeck import losses
 from limbeck.core.measurement import Metric
 from limbeck.errors import InputError, Problem
+from limbeck.tasks._base import IMAGE_INPUTS, BaseTask
 from limbeck.tasks._model_output import LOGITS, run_map
 from limbeck.tasks.scores import Score, of_sums, ratio
-from limbeck.tasks.task import IMAGE_INPUTS, BaseTask, Output, Response
+from limbeck.tasks.task import Output, Response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

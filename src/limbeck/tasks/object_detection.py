@@ -13,8 +13,9 @@ from limbeck.errors import InputError, Problem
 from limbeck.tasks import _suppression
 from limbeck.tasks._anchors import NO_OBJECT, Assignment, Points
 from limbeck.tasks._average_precision import MEAN_AVERAGE_PRECISION, MEAN_AVERAGE_PRECISION_50
+from limbeck.tasks._base import IMAGE_INPUTS, BaseTask
 from limbeck.tasks._model_output import call
-from limbeck.tasks.task import IMAGE_INPUTS, BaseTask, Output, Response
+from limbeck.tasks.task import Output, Response
 
 if TYPE_CHECKING:
     from limbeck.taps import Taps

@@ -9,9 +9,10 @@ import torch
 
 from limbeck.core.measurement import Metric
 from limbeck.errors import InputError, Problem
+from limbeck.tasks._base import BaseTask
 from limbeck.tasks._model_output import run_values
 from limbeck.tasks.scores import Score, of_sums
-from limbeck.tasks.task import BaseTask, Output, Response
+from limbeck.tasks.task import Output, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

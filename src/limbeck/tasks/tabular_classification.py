@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from limbeck.tasks.task import TABLE_INPUTS, Classification
+from limbeck.tasks._base import TABLE_INPUTS
+from limbeck.tasks._classification import Classification
 
 
 class TabularClassification(Classification):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import InputError, Problem
+from limbeck.tasks._base import TABLE_INPUTS, VALUES, PerSample
 from limbeck.tasks.scores import MEAN_ABSOLUTE_ERROR, R_SQUARED, ROOT_MEAN_SQUARED_ERROR
-from limbeck.tasks.task import TABLE_INPUTS, VALUES, PerSample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

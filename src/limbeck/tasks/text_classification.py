@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from limbeck.tasks.task import TEXT_INPUTS, Classification
+from limbeck.tasks._base import TEXT_INPUTS
+from limbeck.tasks._classification import Classification
 
 
 class TextClassification(Classification):

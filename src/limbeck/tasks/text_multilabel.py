@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from limbeck.tasks._base import TEXT_INPUTS
 from limbeck.tasks._multilabel import Multilabel
-from limbeck.tasks.task import TEXT_INPUTS
 
 
 class TextMultilabel(Multilabel):
