@@ -1,10 +1,10 @@
 """Plug-ins: distributions with entry points on the search path, as pip installs them."""
 
-import inspect
 import json
 import sys
 
 import pytest
+from own_module import write_own_module
 from typer.testing import CliRunner
 
 from limbeck.cli import _app
@@ -220,24 +220,7 @@ def test_a_registry_without_a_group_is_named_after_its_folder():
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = """
-        import torch
-        from limbeck.schemes.offline import OfflineSettings
-        from limbeck.tasks.image_classification import ImageClassification
-
-
-        class Mine(ImageClassification):
-            pass
-
-
-        class MineSettings(OfflineSettings):
-            strength: float = 1.0
-
-
-        def absolute(student, teacher):
-            return (student - teacher.detach()).abs().mean(1)
-    """
-    (tmp_path / "mine.py").write_text(inspect.cleandoc(text))
+    write_own_module(tmp_path)
     return tmp_path
 
 

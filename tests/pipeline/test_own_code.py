@@ -1,9 +1,9 @@
 """Recipes that name the user's own objects, or those of plug-ins."""
 
-import inspect
 from types import SimpleNamespace
 
 import pytest
+from own_module import write_own_module
 
 from limbeck.errors import InputError
 from limbeck.pipeline import reuse
@@ -15,24 +15,7 @@ from limbeck.pipeline.validate import check_code, validate
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = """
-        from limbeck.schemes.offline import OfflineSettings
-        from limbeck.tasks.image_classification import ImageClassification
-
-
-        class Mine(ImageClassification):
-            pass
-
-
-        class MineSettings(OfflineSettings):
-            strength: float = 1.0
-
-
-        def absolute(student, teacher):
-            return (student - teacher.detach()).abs().mean(1)
-    """
-    (tmp_path / "mine.py").write_text(inspect.cleandoc(text))
-    return tmp_path / "mine.py"
+    return write_own_module(tmp_path)
 
 
 RECIPE = {

@@ -129,6 +129,8 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     check_columns(loaded.splits, columns, fix=modality.hint)
     check_rows(loaded.splits)
     labels = kind.read(spec, loaded) if kind else modality.labels(spec, loaded)
+    if labels is None:
+        raise ValueError(f"the modality {modality.name} owns its labels, and returns none")
     divided = modality.divide(spec, loaded, labels)
     if divided is None:
         draw = draw_of(spec, loaded.splits, labels.rows)

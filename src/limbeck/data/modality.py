@@ -106,7 +106,7 @@ class Modality(ABC, Generic[KeysT]):
     def columns(self, spec: DataSpec) -> dict[str, str]:
         """Return the columns that are read, each with its key in the recipe."""
 
-    def labels(self, spec: DataSpec, loaded: Loaded) -> Labels:
+    def labels(self, spec: DataSpec, loaded: Loaded) -> Labels | None:
         """Read labels that follow from the samples, such as the next rows of a series.
 
         The number of samples is that of the strata: a sample need not be one row of the source.
@@ -114,7 +114,7 @@ class Modality(ABC, Generic[KeysT]):
         Raises:
             InputError: A label is invalid; the message lists every problem.
         """
-        raise NotImplementedError
+        return None
 
     def divide(
         self, spec: DataSpec, loaded: Loaded, labels: Labels

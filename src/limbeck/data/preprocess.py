@@ -9,6 +9,7 @@ standardised.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -167,7 +168,7 @@ class Comparison(Protocol):
         ...
 
 
-class Preprocess:
+class Preprocess(ABC):
     """Preprocessing from one raw value to model inputs; each modality has a dataclass of it.
 
     Attributes:
@@ -235,17 +236,17 @@ class Preprocess:
         """Return the arguments of `limbeck.export.huggingface.image_processor`; None for none."""
         return None
 
+    @abstractmethod
     def __call__(self, samples: Sequence[Any]) -> dict[str, NDArray[Any]]:
         """Convert values that `read` returned to model inputs, by name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, value: object, *, where: str) -> Any:
         """Return one raw value of a user, checked.
 
         Raises:
             InputError: The value is not of this modality.
         """
-        raise NotImplementedError
 
     def opened(self, value: Any, *, where: str) -> tuple[Any, tuple[int, int] | None]:
         """Return a raw value for `read`, and the height and width of an image; None of others.
@@ -296,6 +297,7 @@ class Preprocess:
 
     def compare(self, comparison: Comparison) -> None:
         """Compare the preprocessing with what a trained model's files state; see `Comparison`."""
+        return  # nothing is compared by default
 
     def with_outputs(self, classes: tuple[str, ...], targets: tuple[Target, ...]) -> Self:
         """Return the preprocessing with the names of a model's outputs."""

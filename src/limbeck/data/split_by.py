@@ -130,7 +130,7 @@ class ByTime:
 def choose_groups(
     groups: NDArray[np.int64], strata: NDArray[np.int64], share: float, *, seed: int
 ) -> NDArray[np.bool_]:
-    """Draw whole groups of rows, whose strata have about the share that is asked for.
+    """Draw whole groups of rows, whose strata have about the given share.
 
     Of 200 random draws of groups the one is taken whose counts per stratum are nearest to `share`
     of all, in the sum of absolute differences.

@@ -42,7 +42,7 @@ def prepared(scheme: Scheme, *, settings: Training, accelerator: Accelerator) ->
         The channel that synchronises the batch normalisations of all processes.
 
     Raises:
-        InputError: The accelerator's way of distribution is not supported, or not with a setting.
+        InputError: The accelerator's distribution is not supported, or not with a setting.
     """
     check_strategy(accelerator, settings, scheme)
     modules = dict(scheme.modules_to_save())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def check_strategy(accelerator: Accelerator, settings: Training, scheme: Scheme) -> None:
-    """Check that the training is right under the accelerator's way of distribution.
+    """Check that the training is right under the accelerator's distribution.
 
     Raises:
         InputError: It is neither data parallel nor FSDP2; or a setting is not supported by FSDP2.

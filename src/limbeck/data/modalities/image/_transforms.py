@@ -185,7 +185,7 @@ def _built(
             continue
         try:
             steps.append(kind(**values))
-        # Each class checks its arguments in its own way.
+        # Each class checks its arguments by itself.
         except Exception as error:
             allowed = f"arguments of {kind.__name__}"
             problems.append(Problem(f"{place}.{name}", arguments, allowed, str(error)))
