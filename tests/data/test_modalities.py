@@ -100,6 +100,12 @@ class Scaled(Preprocess):
     classes: tuple[str, ...] = ()
     targets: tuple[Target, ...] = ()
 
+    def __call__(self, samples: Any) -> dict[str, np.ndarray]:
+        return {"series": np.stack(samples)[..., None]}
+
+    def read(self, value: object, *, where: str) -> Any:
+        return value
+
 
 @dataclass(frozen=True)
 class NextRows(Labels):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -239,7 +239,7 @@ def _lines(
         if task == "tabular_regression"
         else ["task: {weight: 0.1}", "soft_target_kl: {temperature: 4.0, weight: 0.9}"]
     )
-    yield f"name: {json.dumps(name)}"
+    yield f"name: {_flow(name)}"
     yield f"task: {task}"
     yield "data:"
     for key, value in data.items():
@@ -256,21 +256,16 @@ def _lines(
     yield "      objective:"
     for term in terms:
         yield f"        - {term}"
-    yield (
-        "  - quantize: {method: int8_dynamic}"
-        if task == "text_classification"
-        else ("  - quantize: {method: int8_static}")
-    )
+    method = "int8_dynamic" if task == "text_classification" else "int8_static"
+    yield f"  - quantize: {{method: {method}}}"
     yield "  - export: {format: onnx}"
 
 
 def _flow(value: object) -> str:
-    """Write a value in YAML's flow style, with quotes where a plain word could be misread."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_flow(key)}: {_flow(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_flow, value)) + "]"
-    if isinstance(value, str) and value.replace("_", "").isalpha() and value.isascii():
-        quoted = value.lower() in {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
-        return json.dumps(value) if quoted else value
-    return json.dumps(value, ensure_ascii=False)
+    """Write a value in YAML's flow style, in one line."""
+    import yaml
+
+    text: str = yaml.safe_dump(
+        value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+    return text.removesuffix("...\n").strip()
