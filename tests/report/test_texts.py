@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
+from limbeck.core.measurement import Metric
 from limbeck.evaluate.intervals import summarize
 from limbeck.report import verdict
 from limbeck.report.card import render_card
 from limbeck.report.compare import HEAD, as_records, render_comparison, render_comparison_page
+from limbeck.report.page import render_page
 from limbeck.report.result import BudgetCheck, RunResult
 from limbeck.report.usage import usage as default_usage
 from limbeck.report.verdict import figures, verdict_lines
@@ -67,6 +69,54 @@ def test_a_student_exceeds_its_teacher_only_if_significant(digits, monkeypatch, 
     found = dataclasses.replace(figures(digits), **changed)
     monkeypatch.setattr(verdict, "figures", lambda result: found)
     assert text in verdict.sentence(digits)
+
+
+def test_a_share_of_a_bad_teachers_score_is_not_stated(digits, monkeypatch) -> None:
+    changed = {
+        "score": summarize([0.0289]),
+        "teacher_score": summarize([0.0084]),
+        "retained": 0.0289 / 0.0084,
+    }
+    found = dataclasses.replace(figures(digits), **changed)
+    monkeypatch.setattr(verdict, "figures", lambda result: found)
+    text = verdict.sentence(digits)
+    assert "it reaches 2.9 % where its teacher reaches 0.8 %; possible causes are" in text
+    assert "keeps" not in text
+
+
+def test_a_budget_line_begins_as_its_metric_is_written() -> None:
+    for name, title, text in (
+        ("miou", "mIoU", "mIoU drop"),
+        ("accuracy", "Accuracy", "Accuracy drop"),
+    ):
+        metric = Metric(name=name, title=title)
+        check = BudgetCheck(
+            name="drop", allowed=0, measured=0.02, unit="", met=False, metric=metric
+        )
+        assert verdict.budget_heading(check) == text
+    size = BudgetCheck(name="size_kb", allowed=40, measured=38, unit="kB", met=True)
+    assert verdict.budget_heading(size) == "Size"
+
+
+def test_sections_of_classes_are_left_out_without_a_confusion_matrix(digits) -> None:
+    chain = tuple(
+        link.model_copy(
+            update={
+                "measured": tuple(
+                    one.model_copy(update={"confusion": (), "calibration": None})
+                    for one in link.measured
+                )
+            }
+        )
+        for link in digits.chain
+    )
+    changed = digits.model_copy(
+        update={"chain": chain, "class_similarity": None, "disagreements": (), "baseline": None}
+    )
+    page = render_page(changed)
+    for name in ("Confusion", "Class similarity", "Disagreements", "Reliability"):
+        assert f">{name}" in render_page(digits)
+        assert f">{name}" not in page
 
 
 def test_a_student_that_is_larger_is_not_called_smaller(digits: RunResult) -> None:

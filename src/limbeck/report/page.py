@@ -43,6 +43,7 @@ def render_page(result: RunResult) -> str:
     return render(
         "page.html.jinja",
         result=result,
+        classified=any(one.confusion for link in result.chain for one in link.measured),
         sentence=verdict.sentence(result),
         notes=notes(result),
         numbers=verdict.numbers(result),
@@ -106,7 +107,7 @@ def budget_line(check: BudgetCheck) -> BudgetLine:
     """Write a line of the budget: the allowed value, the measured value, and the share used."""
     share = check.measured / check.allowed if check.allowed > 0 else float(not check.met)
     return BudgetLine(
-        verdict.budget_name(check),
+        verdict.budget_heading(check),
         verdict.amount(check.measured, check),
         verdict.requirement(check),
         check.word,

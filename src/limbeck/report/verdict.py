@@ -178,6 +178,14 @@ def budget_name(check: BudgetCheck) -> str:
     return _BUDGET_NAMES.get(check.name, check.name.replace("_", " "))
 
 
+def budget_heading(check: BudgetCheck) -> str:
+    """Return the name of a budget line as it begins a line: "Accuracy drop", but "mIoU drop"."""
+    name = budget_name(check)
+    if check.metric is not None:
+        return name.replace(check.metric.text, check.metric.title, 1)
+    return name[:1].upper() + name[1:]
+
+
 def amount(value: float, check: BudgetCheck) -> str:
     """Write the measured or the allowed value of a budget line in its unit; shares have none.
 
@@ -227,8 +235,9 @@ def sentence(result: RunResult) -> str:
     return f"The student {' and '.join(clauses)}{budget}."
 
 
-FAR_ABOVE = 0.05
-"""The excess over the teacher's accuracy, as a share, above which it needs an explanation."""
+FAR_ABOVE, FAR_RETAINED = 0.05, 1.1
+"""The excess over the teacher's score, and the share of it, above which they need an explanation:
+a share of a bad teacher's score would read as praise."""
 
 
 def _warning(found: Figures) -> str:
@@ -242,7 +251,8 @@ def _warning(found: Figures) -> str:
         return f"its teacher, with {teacher} {title}, is no better than {constant}"
     if found.student_at_chance:
         return f"with {student} {title} it is no better than {constant}"
-    if found.retained and found.score.mean - found.teacher_score.mean > FAR_ABOVE:
+    excess = found.score.mean - found.teacher_score.mean
+    if found.retained and (excess > FAR_ABOVE or found.retained > FAR_RETAINED):
         return (
             f"it reaches {student} where its teacher reaches {teacher}; possible causes are a "
             "teacher that does not fit these data (order of the labels, preprocessing, training) "
