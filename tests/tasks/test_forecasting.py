@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -168,3 +170,9 @@ def test_distill_takes_windows_and_the_task_as_an_object():
     assert list(found.scores) == ["pinball", "wql", "coverage_error"]
     with pytest.raises(InputError, match=r"SeriesForecasting\(targets, horizon=\.\.\.\)"):
         limbeck.distill(*models, data, task="series_forecasting", epochs=1)
+
+
+def test_data_without_windows_are_refused():
+    table = SimpleNamespace(classes=(), targets=(), preprocess=None)
+    with pytest.raises(InputError, match=r"data\.series: field required"):
+        SeriesForecasting.of(table)

@@ -245,3 +245,8 @@ def test_distill_takes_images_and_masks(tmp_path):
     )
     assert found.teacher_scores["miou"] > 0.8
     assert 0.5 < found.scores["miou"] <= 1
+
+
+def test_data_without_masks_are_refused():
+    with pytest.raises(InputError, match=r"data\.masks: field required"):
+        ImageSegmentation.of(SimpleNamespace(classes=(), targets=(), preprocess=None))

@@ -123,8 +123,8 @@ outputs = torch.nn.functional.interpolate(maps, size=size, mode="bilinear", alig
             InputError: The data have no classes.
         """
         if not data.classes:
-            fix = "Name the column of label images in data.masks."
-            raise InputError(Problem("data.masks", None, "label images, a class per pixel", fix))
+            fix = f"Name the column of label images there ({cls.name})."
+            raise InputError(Problem.missing("data.masks", fix))
         return cls(data.classes)
 
     def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:

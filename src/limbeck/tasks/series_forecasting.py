@@ -194,8 +194,8 @@ outputs = logits.reshape(shape).sort(dim=-1).values * scale[:, 1:] + scale[:, :1
         """
         forecast = data.preprocess
         if not isinstance(forecast, Forecast) or not data.targets:
-            fix = "Describe the windows in data.series."
-            raise InputError(Problem("data.series", None, "the window and horizon", fix))
+            fix = f"Describe the window and the horizon there ({cls.name})."
+            raise InputError(Problem.missing("data.series", fix))
         scale = torch.tensor([[one.mean, one.std] for one in data.targets])
         mean, std = scale.T
         return cls(
