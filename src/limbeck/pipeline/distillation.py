@@ -310,9 +310,6 @@ class _Examples:
     def __len__(self) -> int:
         return len(cast("Any", self._samples))
 
-    def set_epoch(self, epoch: int) -> None:
-        """Do nothing: a data set augments by itself."""
-
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         found = default_collate([self._samples[index] for index in indices])
         if not isinstance(found, Mapping):

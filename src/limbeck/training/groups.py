@@ -44,19 +44,13 @@ def matching(model: nn.Module, pattern: str, *, where: str) -> list[str]:
     parameters = list(parameters_by_path(model))
     modules = [path for path, _ in named(model) if path]
     chosen = set(select(pattern, dict.fromkeys([*modules, *parameters])))
-    found = [name for name in parameters if _is_inside(name, chosen)]
+    found = [name for name in parameters if _parent_in(name, chosen)]
     if not found:
         given = f"{pattern}, a module without parameters" if chosen else pattern
         fix = did_you_mean(pattern, [*modules, *parameters])
         allowed = "the path of a module or parameter of the model, or a pattern of them"
         raise InputError(Problem(where, given, allowed, fix))
     return found
-
-
-def _is_inside(path: str, chosen: Collection[str]) -> bool:
-    """Return whether a path, or one of its parents, is in a collection."""
-    parts = path.split(".")
-    return any(".".join(parts[: end + 1]) in chosen for end in range(len(parts)))
 
 
 def freeze(
@@ -97,7 +91,7 @@ def freeze(
     norms: list[nn.Module] = [
         module
         for path, module in named(model)
-        if isinstance(module, _BatchNorm) and path and _is_inside(path, chosen)
+        if isinstance(module, _BatchNorm) and path and _parent_in(path, chosen)
     ]
     return frozen, norms
 
