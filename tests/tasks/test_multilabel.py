@@ -170,5 +170,5 @@ def test_a_run_ships_a_student_of_independent_labels(digits, tmp_path):
         text=True,
         check=True,
     )
-    shown = json.loads(done.stdout.replace("'", '"'))
+    [shown] = json.loads(done.stdout.replace("'", '"'))
     assert shown == pytest.approx(found, abs=1e-5)
