@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -181,7 +182,10 @@ def test_what_decides_nothing_may_change(tiny, tmp_path, accelerator):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupt_saves_a_checkpoint_first(tiny, tmp_path, accelerator, number):
+def test_an_interrupt_saves_a_checkpoint_first(tiny, tmp_path, accelerator, number, request):
+    # Tests under nohup have SIGHUP ignored, and a run leaves an ignored signal alone.
+    request.addfinalizer(partial(signal.signal, number, signal.getsignal(number)))
+    signal.signal(number, signal.default_int_handler)
     expected, rows, _ = go(tiny, tmp_path / "whole", accelerator)
     before = signal.getsignal(number)
     progress_bar = tiny.KillAt(4, number=number)
