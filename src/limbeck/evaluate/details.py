@@ -1,0 +1,308 @@
+"""Details of a task: scores by class, step or target, agreement with the teacher, and samples.
+
+The functions come from the task (`limbeck.tasks.details`); here they are computed over the test
+samples of both exported files, with intervals by the paired bootstrap over samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from limbeck.core.illustration import Illustration, Key, Plot
+from limbeck.core.measurement import Metric, Result, ScoreValue
+from limbeck.evaluate.bootstrap import Resamples
+from limbeck.evaluate.comparison import Estimate
+from limbeck.evaluate.metrics import score_value
+from limbeck.tasks.details import Breakdown, Details, Shown
+from limbeck.tasks.scores import Arrays, Counts, Parts, ScoreTable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from limbeck.tasks.scores import Score
+
+    Floats = NDArray[np.float64]
+
+BLOCKS = 3
+"""The number of equal parts of the test split from each of which two samples are shown."""
+
+OVERVIEW = 300
+"""The largest number of samples of an overview."""
+
+
+class BreakdownRow(Result):
+    """A metric of one class, step or target.
+
+    Attributes:
+        name: The class, step, ...
+        student: The student's value; None where it is undefined, here and in the others.
+        teacher: The teacher's, if there is one.
+        drop: By how much the student is worse than the teacher; negative where it is better.
+    """
+
+    name: str
+    student: Estimate | None
+    teacher: Estimate | None = None
+    drop: Estimate | None = None
+
+
+class BreakdownResult(Result):
+    """A metric by class, step or target, in the order of the task; `by` is what a row is.
+
+    Rows without a value of either model, such as a class that no test sample has, are left out and
+    named in `absent`.
+    """
+
+    metric: Metric
+    by: str
+    rows: tuple[BreakdownRow, ...]
+    absent: tuple[str, ...] = ()
+    ordered: bool = False
+    note: str = ""
+
+    @property
+    def by_drop(self) -> tuple[BreakdownRow, ...]:
+        """Return the rows by descending drop; without a teacher, from the worst value on."""
+        sign = -1.0 if self.metric.higher_is_better else 1.0
+
+        def key(row: BreakdownRow) -> float:
+            if row.drop is not None:
+                return row.drop.value
+            return -np.inf if row.student is None else sign * row.student.value
+
+        return tuple(sorted(self.rows, key=key, reverse=True))
+
+
+class ShownSample(Result):
+    """A test sample with both models' predictions.
+
+    Attributes:
+        index: Its position in the test split.
+        reason: Why it was chosen: `different` or `typical`.
+        agreement: The score by which it was chosen, of this sample; None if it is undefined.
+        illustration: The sample, drawn.
+    """
+
+    index: int
+    reason: str
+    agreement: float | None
+    illustration: Illustration
+
+
+class TaskDetails(Result):
+    """What a report shows of a task besides its scores, for the shipped student of one seed.
+
+    Attributes:
+        breakdowns: Scores by class, step or target, of both models.
+        agreements: Scores of the student against the teacher's predictions; none without a teacher,
+            and without those that are undefined, as of boxes where neither model has any.
+        samples: Test samples with both models' predictions, in the order of the split.
+        overview: Charts of many samples.
+        legend: The legend of the classes in illustrations.
+        caption: How samples were chosen and drawn.
+        problem: The error that the task's own functions raised; then there is nothing else.
+    """
+
+    breakdowns: tuple[BreakdownResult, ...] = ()
+    agreements: tuple[ScoreValue, ...] = ()
+    samples: tuple[ShownSample, ...] = ()
+    overview: tuple[Plot, ...] = ()
+    legend: tuple[Key, ...] = ()
+    caption: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A batch with its weights and both models' outputs; the teacher's None without a teacher."""
+
+    batch: Arrays
+    weights: Arrays
+    student: Arrays
+    teacher: Arrays | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """The test samples of two models.
+
+    Attributes:
+        batches: Returns all samples in order, each batch predicted by both models.
+        rows: Returns some samples, predicted by both models.
+        raw: Returns a sample as stored.
+        samples: The number of samples.
+    """
+
+    batches: Callable[[], Iterable[Pair]]
+    rows: Callable[[Sequence[int]], Pair]
+    raw: Callable[[int], dict[str, object]]
+    samples: int
+
+
+@dataclass
+class _Table:
+    """The parts of a breakdown over all samples, of both models."""
+
+    breakdown: Breakdown
+    student: list[Parts] = field(default_factory=list)
+    teacher: list[Parts] = field(default_factory=list)
+
+
+def task_details(details: Details, source: Source, *, seed: int = 0) -> TaskDetails:
+    """Compute the details of a task over the test samples.
+
+    Args:
+        details: The task's functions.
+        source: The samples, and both models' predictions.
+        seed: The seed of the bootstrap.
+    """
+    tables = [_Table(one) for one in details.breakdowns]
+    agreement = ScoreTable(details.agreements)
+    compared = False
+    for pair in source.batches():
+        for table in tables:
+            parts = table.breakdown.parts
+            table.student.append(parts(pair.student, pair.batch, pair.weights))
+            if pair.teacher is not None:
+                table.teacher.append(parts(pair.teacher, pair.batch, pair.weights))
+        if pair.teacher is not None and details.relabelled is not None:
+            compared = True
+            labelled = details.relabelled(pair.teacher, pair.batch)
+            agreement.update(pair.student, labelled, pair.weights)
+    resamples = Resamples(source.samples, seed=seed)
+    samples: tuple[ShownSample, ...] = ()
+    agreements: tuple[ScoreValue, ...] = ()
+    if compared and details.agreements:
+        values = [score_value(agreement, one, seed=seed) for one in details.agreements]
+        agreements = tuple(one for one in values if np.isfinite(one.value))
+        samples = _samples(details, agreement, source)
+    return TaskDetails(
+        breakdowns=tuple(_breakdown(one, resamples) for one in tables),
+        agreements=agreements,
+        samples=samples,
+        overview=_overview(details, source),
+        legend=details.legend,
+        caption=_caption(details) if samples else details.drawing,
+    )
+
+
+def _joined(parts: list[Parts]) -> Parts:
+    if any(isinstance(one, list) for one in parts):
+        return [rows for one in parts for rows in one]
+    return np.concatenate(parts)
+
+
+def _breakdown(table: _Table, resamples: Resamples) -> BreakdownResult:
+    found = table.breakdown
+    student = _joined(table.student)
+    teacher = _joined(table.teacher) if table.teacher else None
+
+    def values(counts: Counts) -> Floats:
+        own = found.value(student, counts)
+        if teacher is None:
+            return own
+        reference = found.value(teacher, counts)
+        return np.concatenate([own, reference, found.drop(own, reference)], axis=1)
+
+    estimates = resamples.estimates(values)
+    count = len(found.names)
+    columns = [estimates[start : start + count] for start in range(0, len(estimates), count)]
+    rows, absent = [], []
+    for name, *each in zip(found.names, *columns, strict=True):
+        figures = [_finite(one) for one in each]
+        if not any(figures):
+            absent.append(name)
+            continue
+        named = dict(zip(("student", "teacher", "drop"), figures, strict=False))
+        rows.append(BreakdownRow(name=name, **named))
+    return BreakdownResult(
+        metric=found.metric,
+        by=found.by,
+        rows=tuple(rows),
+        absent=tuple(absent),
+        ordered=found.ordered,
+        note=found.note,
+    )
+
+
+def _finite(estimate: Estimate) -> Estimate | None:
+    """Return an estimate, without an interval that is not finite; None if its value is not."""
+    if not np.isfinite(estimate.value):
+        return None
+    return estimate if np.isfinite(estimate.ends).all() else Estimate(value=estimate.value)
+
+
+def chosen(values: Floats, *, higher_is_better: bool = True) -> list[tuple[int, str]]:
+    """Return the samples to show, with the reason, by their agreement, `[samples]`.
+
+    From each third of the split, in its order: the sample of the least agreement, `different`, and
+    the one nearest to the third's median, `typical`; of equal ones the first. Samples without an
+    agreement (NaN) count as typical.
+
+    Example:
+        >>> chosen(np.array([0.9, 0.1, 0.8, 1.0, 1.0, 0.5, 0.7, 0.6, 0.2]))
+        [(1, 'different'), (2, 'typical'), (3, 'typical'), (5, 'different'), (7, 'typical'),
+        (8, 'different')]
+    """
+    distance = -values if higher_is_better else values
+    typical = np.nanmedian(distance) if np.isfinite(distance).any() else 0.0
+    distance = np.where(np.isnan(distance), typical, distance)
+    found: dict[int, str] = {}
+    for rows in np.array_split(np.arange(len(values)), min(BLOCKS, len(values))):
+        own = distance[rows]
+        found[int(rows[own.argmax()])] = "different"
+        others = np.delete(rows, own.argmax())
+        if len(others):
+            gaps = np.abs(distance[others] - np.median(own))
+            found[int(others[gaps.argmin()])] = "typical"
+    return sorted(found.items())
+
+
+def _samples(details: Details, agreement: ScoreTable, source: Source) -> tuple[ShownSample, ...]:
+    if details.illustrate is None:
+        return ()
+    first: Score = details.agreements[0]
+    parts, one = agreement.parts(first), np.ones((1, 1))
+    each = np.array(
+        [first.value(parts[place : place + 1], one)[0] for place in range(source.samples)]
+    )
+    shown = []
+    for index, reason in chosen(each, higher_is_better=first.metric.higher_is_better):
+        pair = source.rows([index])
+        if pair.teacher is None:
+            continue
+        sample = Shown(source.raw(index), pair.batch, pair.student, pair.teacher)
+        shown.append(
+            ShownSample(
+                index=index,
+                reason=reason,
+                agreement=float(each[index]) if np.isfinite(each[index]) else None,
+                illustration=details.illustrate(sample),
+            )
+        )
+    return tuple(shown)
+
+
+def _overview(details: Details, source: Source) -> tuple[Plot, ...]:
+    if details.overview is None:
+        return ()
+    count = min(source.samples, OVERVIEW)
+    rows = np.linspace(0, source.samples - 1, count).round().astype(int).tolist()
+    pair = source.rows(rows)
+    if pair.teacher is None:
+        return ()
+    return details.overview(Shown({}, pair.batch, pair.student, pair.teacher))
+
+
+def _caption(details: Details) -> str:
+    metric = details.agreements[0].metric
+    extreme = "lowest" if metric.higher_is_better else "largest"
+    return (
+        f"From each third of the test split, in its order: the sample with the {extreme} "
+        f"{metric.text} of student and teacher, and the one nearest to the median. None was "
+        f"chosen by hand. {details.drawing}"
+    ).strip()
