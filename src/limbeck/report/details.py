@@ -54,6 +54,7 @@ class DetailsView:
         title: The heading of the scores: "Scores by class".
         panels: Charts of scores by step.
         tables: The scores.
+        folded: The scores of which there is a chart.
         agreement: The table of agreement with the teacher; None without a teacher.
         overview: Charts of many samples.
         samples: The samples.
@@ -65,6 +66,7 @@ class DetailsView:
     title: str
     panels: tuple[Panel, ...]
     tables: tuple[Table, ...]
+    folded: tuple[Table, ...]
     agreement: Table | None
     overview: tuple[Panel, ...]
     samples: tuple[SampleView, ...]
@@ -90,7 +92,8 @@ def details(result: RunResult) -> DetailsView | None:
     return DetailsView(
         title=_title(found),
         panels=tuple(_chart(one, where) for one in found.breakdowns if one.ordered and one.rows),
-        tables=tuple(_table(one, where) for one in found.breakdowns),
+        tables=tuple(_table(one, where) for one in found.breakdowns if not one.ordered),
+        folded=tuple(_table(one, where) for one in found.breakdowns if one.ordered),
         agreement=_agreement(found, where),
         overview=tuple(_panel(one, "") for one in found.overview),
         samples=tuple(_sample(one, found) for one in found.samples),

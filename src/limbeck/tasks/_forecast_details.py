@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LOW, HIGH = "lowest", "highest"
 """Batch entries with the teacher's lowest and highest quantile, `[n, horizon, targets]`."""
 
-MOST_TARGETS, MOST_PAST = 3, 4
+MOST_TARGETS, MOST_PAST = 3, 2
 """The number of targets drawn per sample, and of past horizons."""
 
 MOST_STEPS = 400

@@ -75,7 +75,7 @@ def value_details(targets: tuple[str, ...], deviations: tuple[float, ...]) -> De
                     name="median_difference",
                     title="Median absolute difference of values",
                     unit=unit,
-                    higher_is_higher=False,
+                    higher_is_better=False,
                 ),
                 distance,
                 median_of,
