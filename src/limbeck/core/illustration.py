@@ -10,9 +10,10 @@ import base64
 import colorsys
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from limbeck.core.measurement import Result
 
@@ -33,7 +34,22 @@ LOSSLESS_SIDE = 64
 """The largest height and width of a photo that is stored without loss."""
 
 MOST_POINTS = 2_000
-"""The largest number of points of a plot; see `Plot`."""
+"""The largest number of points of a plot."""
+
+MOST_SHOWN = 8
+"""The largest number of images, and of charts, of one sample."""
+
+MOST_BOXES = 100
+"""The largest number of boxes in an image."""
+
+DataUrl = Annotated[
+    str,
+    Field(
+        max_length=MOST_BYTES * 4 // 3 + 40,
+        pattern=r"^(data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2})?$",
+    ),
+]
+"""An encoded image, or nothing; a page loads no image from elsewhere."""
 
 DISTINCT = (
     *("#e6194b", "#3cb44b", "#4363d8", "#ffe119", "#f58231", "#911eb4", "#42d4f4", "#f032e6"),
@@ -52,8 +68,8 @@ class Key(Result):
     """An entry of a legend: the name of a class, its colour, and the dash of its boxes."""
 
     name: str
-    colour: str
-    dash: str = ""
+    colour: Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
+    dash: Annotated[str, Field(pattern=r"^[0-9. ]*$")] = ""
 
 
 class Box(Result):
@@ -85,8 +101,8 @@ class Raster(Result):
     title: str
     text: str
     side: Side | None = None
-    source: str = ""
-    boxes: tuple[Box, ...] = ()
+    source: DataUrl = ""
+    boxes: Annotated[tuple[Box, ...], Field(max_length=MOST_BOXES)] = ()
     names: tuple[str, ...] = ()
 
 
@@ -109,6 +125,13 @@ class Trace(Result):
     y: tuple[float | None, ...]
     high: tuple[float | None, ...] = ()
 
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        lengths = {len(self.x), len(self.y), *([len(self.high)] if self.form == "band" else [])}
+        if len(lengths) > 1:
+            raise ValueError(f"x, y and the upper ends have {sorted(lengths)} values")
+        return self
+
 
 class Plot(Result):
     """A chart of values; the traces have at most `MOST_POINTS` points together.
@@ -129,6 +152,13 @@ class Plot(Result):
     traces: tuple[Trace, ...]
     reference: Literal["diagonal", "zero"] | None = None
 
+    @model_validator(mode="after")
+    def _check_points(self) -> Self:
+        count = sum(len(one.x) for one in self.traces)
+        if count > MOST_POINTS:
+            raise ValueError(f"{count} points; allowed: at most {MOST_POINTS} (see `thinned`)")
+        return self
+
 
 class Illustration(Result):
     """A sample as a report shows it, with labels and both models' predictions.
@@ -140,10 +170,10 @@ class Illustration(Result):
         height: The height of that image as a share of its width.
     """
 
-    rasters: tuple[Raster, ...] = ()
-    plots: tuple[Plot, ...] = ()
-    source: str = ""
-    height: float = 1.0
+    rasters: Annotated[tuple[Raster, ...], Field(max_length=MOST_SHOWN)] = ()
+    plots: Annotated[tuple[Plot, ...], Field(max_length=MOST_SHOWN)] = ()
+    source: DataUrl = ""
+    height: Annotated[float, Field(gt=0, le=100)] = 1.0
 
 
 def legend(names: Sequence[str]) -> tuple[Key, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from limbeck.tasks.scores import Score
 
     Floats = NDArray[np.float64]
+
+Reason: TypeAlias = Literal["different", "typical"]
 
 BLOCKS = 3
 """The number of equal parts of the test split from each of which two samples are shown."""
@@ -88,7 +90,7 @@ class ShownSample(Result):
     """
 
     index: int
-    reason: str
+    reason: Reason
     agreement: float | None
     illustration: Illustration
 
@@ -236,7 +238,7 @@ def _finite(estimate: Estimate) -> Estimate | None:
     return estimate if np.isfinite(estimate.ends).all() else Estimate(value=estimate.value)
 
 
-def chosen(values: Floats, *, higher_is_better: bool = True) -> list[tuple[int, str]]:
+def chosen(values: Floats, *, higher_is_better: bool = True) -> list[tuple[int, Reason]]:
     """Return the samples to show, with the reason, by their agreement, `[samples]`.
 
     From each third of the split, in its order: the sample of the least agreement, `different`, and
@@ -251,7 +253,7 @@ def chosen(values: Floats, *, higher_is_better: bool = True) -> list[tuple[int, 
     distance = -values if higher_is_better else values
     typical = np.nanmedian(distance) if np.isfinite(distance).any() else 0.0
     distance = np.where(np.isnan(distance), typical, distance)
-    found: dict[int, str] = {}
+    found: dict[int, Reason] = {}
     for rows in np.array_split(np.arange(len(values)), min(BLOCKS, len(values))):
         own = distance[rows]
         found[int(rows[own.argmax()])] = "different"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from limbeck.core.illustration import Plot, Side, Trace
+from limbeck.core.illustration import Plot, Side, Trace, thinned
 from limbeck.core.measurement import Metric
 from limbeck.display import format as fmt
 from limbeck.display.blocks import Column, Panel, Row, Table
@@ -21,6 +21,9 @@ from limbeck.report.result import RunResult
 
 MOST_ROWS = 30
 """The number of rows of a table of scores; `run.json` has all."""
+
+MOST_POSITIONS = 400
+"""The number of positions of a chart of scores."""
 
 
 @dataclass(frozen=True)
@@ -175,18 +178,19 @@ def _agreement(found: TaskDetails, where: str) -> Table | None:
 
 def _chart(found: BreakdownResult, where: str) -> Panel:
     """Draw a breakdown over positions: a line per model, and a band of its interval."""
-    x = tuple(float(number) for number in range(1, len(found.rows) + 1))
+    kept = thinned(len(found.rows), MOST_POSITIONS).tolist()
+    x = tuple(float(place + 1) for place in kept)
     traces: list[Trace] = []
     sides: tuple[Side, ...] = ("teacher", "student")
     forms: tuple[Literal["band", "line"], ...] = ("band", "line")
     for form in forms:
         for side in sides:
-            figures = [getattr(row, side) for row in found.rows]
+            figures = [getattr(found.rows[place], side) for place in kept]
             if any(figures):
                 traces.append(_trace(side, form, x, figures))
     shown = Plot(
         title=f"{found.metric.title} by {found.by}",
-        text=f"{found.metric.title} of {len(x)} {found.by}s, of the student and the teacher.",
+        text=f"{found.metric.title} of {len(found.rows)} {found.by}s, of the student and the teacher.",
         across=found.by,
         up=f"{found.metric.title} {found.metric.unit}".removesuffix(" share").strip(),
         traces=tuple(traces),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from limbeck.tasks.scores import Arrays, Sums
 
-SHOWN_SCORE = 0.3
+SHOWN_SCORE = 0.5
 """The score from which boxes are drawn and compared with the teacher's."""
 
 MOST_BOXES = 60
@@ -42,8 +42,10 @@ def _matched(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
     return np.array(rows, np.float64).reshape(-1, 2) * weight[:, None]
 
 
-MATCHED_BOXES = Score(Metric(name="matched_boxes", title="Matched boxes"), _matched, of_sums(ratio))
-"""The share of both models' boxes, of a score of 0.3 or more, that have a counterpart of the same
+MATCHED_BOXES = Score(
+    Metric(name="matched_boxes", title="Share of matched boxes"), _matched, of_sums(ratio)
+)
+"""The share of both models' boxes, of a score of 0.5 or more, that have a counterpart of the same
 class with an IoU of 0.5 or more in the other model: an F1 score."""
 
 
