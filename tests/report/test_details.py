@@ -117,7 +117,7 @@ def test_samples_of_any_size_add_at_most_two_megabytes(minimal: RunResult) -> No
     sources = [r.source for one in noisy.samples for r in one.illustration.rasters if r.source]
     assert max(map(len, sources)) <= MOST_BYTES * 4 / 3 + 40
     assert len(render_page(with_details(minimal, noisy))) - plain < LARGEST_PAGE
-    crowded = detailed.detection(("cell",), boxes=100)
+    crowded = detailed.detection(("cell",), boxes=60)
     assert len(render_page(with_details(minimal, crowded))) - plain < LARGEST_PAGE
 
 

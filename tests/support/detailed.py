@@ -40,7 +40,7 @@ def source_of(
     return Source(lambda: map(pair, blocks), pair, raw, samples)
 
 
-def noise(row: int, side: int = 400) -> dict[str, object]:
+def noise(row: int, side: int = 240) -> dict[str, object]:
     """Return an image that compresses badly."""
     pixels = np.random.default_rng(row).integers(0, 256, (side, side, 3), dtype=np.uint8)
     return {"view": Image.fromarray(pixels)}

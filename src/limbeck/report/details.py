@@ -190,7 +190,7 @@ def _chart(found: BreakdownResult, where: str) -> Panel:
                 traces.append(_trace(side, form, x, figures))
     shown = Plot(
         title=f"{found.metric.title} by {found.by}",
-        text=f"{found.metric.title} of {len(found.rows)} {found.by}s, of the student and the teacher.",
+        text=f"{found.metric.title} of {len(found.rows)} {found.by}s, of student and teacher.",
         across=found.by,
         up=f"{found.metric.title} {found.metric.unit}".removesuffix(" share").strip(),
         traces=tuple(traces),
