@@ -216,7 +216,7 @@ def encode_photo(image: Image) -> str:
         shown = shown.copy()  # `thumbnail` works in place
         shown.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     while True:
-        kind = "PNG" if max(shown.size) <= LOSSLESS_SIDE else "JPEG"
+        kind: Literal["PNG", "JPEG"] = "PNG" if max(shown.size) <= LOSSLESS_SIDE else "JPEG"
         content = _written(shown, kind)
         if len(content) <= MOST_BYTES:
             return _url(content, kind)

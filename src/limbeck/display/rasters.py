@@ -83,12 +83,17 @@ def legend(keys: Sequence[Key], *, boxes: bool) -> Markup:
 
 
 def _swatch(key: Key, *, boxes: bool) -> Markup:
-    inner = {"x": 1, "y": 1, "width": 12, "height": 12}
-    if boxes:
-        dash = key.dash or None
-        fill = {"fill": "none", "stroke": key.colour, "stroke_width": 2}
-        mark = element("rect", **inner, **fill, stroke_dasharray=dash)
-    else:
-        mark = element("rect", **inner, fill=key.colour, class_="swatch")
-    attributes = {"viewBox": "0 0 14 14", "width": 14, "height": 14}
-    return element("svg", mark, **attributes, aria_hidden="true", class_="key")
+    mark = element(
+        "rect",
+        x=1,
+        y=1,
+        width=12,
+        height=12,
+        fill="none" if boxes else key.colour,
+        stroke=key.colour if boxes else None,
+        stroke_width=2 if boxes else None,
+        stroke_dasharray=(key.dash or None) if boxes else None,
+        class_=None if boxes else "swatch",
+    )
+    size = {"width": 14.0, "height": 14.0}
+    return element("svg", mark, viewBox="0 0 14 14", **size, aria_hidden="true", class_="key")

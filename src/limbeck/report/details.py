@@ -219,18 +219,18 @@ def _panel(shown: Plot, caption: str) -> Panel:
 
 def _sample(one: ShownSample, found: TaskDetails) -> SampleView:
     metric = found.agreements[0].metric if found.agreements else None
-    reason = "largest difference" if one.reason == "different" else one.reason
+    reason: list[str] = ["largest difference" if one.reason == "different" else one.reason]
     if metric is not None and one.agreement is not None:
-        reason += f", {metric.text} {fmt.score(one.agreement, metric)}"
-    keys = {key.name: key for key in found.legend}
+        reason.append(f"{metric.text} {fmt.score(one.agreement, metric)}")
+    keys, shown = {key.name: key for key in found.legend}, one.illustration
     views = tuple(
-        View(
-            r.title,
-            None if r.side in (None, "truth") else r.side,
-            raster(r, one.illustration, keys),
-        )
-        for r in one.illustration.rasters
+        View(own.title, None if own.side == "truth" else own.side, raster(own, shown, keys))
+        for own in shown.rasters
     )
-    panels = tuple(_panel(shown, "") for shown in one.illustration.plots)
-    small = not any(r.boxes for r in one.illustration.rasters)
-    return SampleView(f"Test sample {one.index}", reason, views, panels, small)
+    return SampleView(
+        heading=f"Test sample {one.index}",
+        reason=", ".join(reason),
+        views=views,
+        panels=tuple(_panel(own, "") for own in shown.plots),
+        small=not any(own.boxes for own in shown.rasters),
+    )

@@ -351,7 +351,7 @@ class Images:
             shown = np.clip(cell / self._prepare.divide_by * 255, 0, 255).round().astype(np.uint8)
             pixels = shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0)
             cell = Image.fromarray(np.ascontiguousarray(pixels))
-        shown, (height, width) = upright(cell), self._prepare.size
+        placed, (height, width) = upright(cell), self._prepare.size
         whole = np.array([[0, 0, width, height]], np.float32)
-        edges = self._prepare.restore_boxes(whole, (shown.height, shown.width))[0]
-        return {"image": cell, "view": shown.crop(edges.round().astype(int).tolist())}
+        edges = self._prepare.restore_boxes(whole, (placed.height, placed.width))[0]
+        return {"image": cell, "view": placed.crop(edges.round().astype(int).tolist())}
