@@ -43,7 +43,7 @@ def test_a_small_photo_is_stored_without_loss() -> None:
 
 
 def test_a_mask_has_the_colours_of_its_classes_and_hatched_pixels() -> None:
-    keys = legend(("sky", "road"))
+    keys = legend(("sky", "street"))
     shown = np.asarray(decoded(encode_mask(np.array([[0, 1], [-100, 1]]), keys)))
     colours = ["#" + "".join(f"{part:02x}" for part in pixel) for row in shown for pixel in row]
     assert colours == [keys[0].colour, keys[1].colour, "#8a8a8a", keys[1].colour]

@@ -12,7 +12,7 @@ from limbeck.evaluate.details import Pair, Source, TaskDetails, chosen, task_det
 from limbeck.tasks.details import Details
 from limbeck.tasks.image_segmentation import ImageSegmentation
 
-CLASSES = ("sky", "road", "car")
+CLASSES = ("sky", "street", "car")
 TASK = ImageSegmentation(CLASSES)
 COUNT = 14
 
@@ -47,13 +47,13 @@ def source(*, teacher: bool = True, labels: int = 2) -> Source:
 def test_both_models_and_the_drop_have_intervals_and_the_largest_drop_is_first():
     found = task_details(TASK.details, source())
     [iou] = found.breakdowns
-    assert [row.name for row in iou.rows] == ["sky", "road"]
+    assert [row.name for row in iou.rows] == ["sky", "street"]
     assert iou.absent == ("car",)
     for row in iou.rows:
         assert row.drop.value == pytest.approx(row.teacher.value - row.student.value)
         assert row.drop.interval.low <= row.drop.value <= row.drop.interval.high
         assert row.student.interval.low < row.student.value < row.student.interval.high
-    assert [row.name for row in iou.by_drop] == ["road", "sky"]
+    assert [row.name for row in iou.by_drop] == ["street", "sky"]
     assert found.agreements[0].metric.name == "pixel_agreement"
     assert TaskDetails.model_validate_json(found.model_dump_json()) == found
 
@@ -77,7 +77,7 @@ def test_without_a_teacher_the_worst_class_is_first_and_nothing_is_compared():
     found = task_details(TASK.details, source(teacher=False))
     [iou] = found.breakdowns
     assert all(row.teacher is None and row.drop is None for row in iou.rows)
-    assert [row.name for row in iou.by_drop] == ["road", "sky"]
+    assert [row.name for row in iou.by_drop] == ["street", "sky"]
     assert found.agreements == found.samples == found.overview == ()
 
 

@@ -484,7 +484,7 @@ def make_minimal() -> RunResult:
 def make_detailed() -> RunResult:
     """Return a run with the details of every task that has some."""
     found = detailed.combined(
-        detailed.segmentation(("sky", "road"), size=12),
+        detailed.segmentation(("sky", "street"), size=12),
         detailed.detection(("cell", "platelet")),
         detailed.forecast(),
         detailed.regression(),

@@ -12,7 +12,7 @@ from limbeck.report.details import MOST_ROWS
 from limbeck.report.page import render_page
 from limbeck.report.result import RunResult
 
-CLASSES = ("sky", "road", "car")
+CLASSES = ("sky", "street", "car")
 LARGEST_PAGE = 2_000_000
 """The bound of docs/evaluation.md: what samples add to a page, in bytes."""
 
@@ -51,7 +51,7 @@ def test_a_run_without_details_has_none_of_their_sections(digits: RunResult) -> 
 def test_scores_by_class_are_sorted_by_the_drop(minimal: RunResult, masks: TaskDetails) -> None:
     page = render_page(with_details(minimal, masks))
     rows = table_of(page, "IoU by class")
-    assert rows[0][0] == "road"  # the class that the student lost
+    assert rows[0][0] == "street"  # the class that the student lost
     drops = [float(row[3].split(" points")[0].replace("\N{MINUS SIGN}", "-")) for row in rows]
     assert drops == sorted(drops, reverse=True)
     [iou] = masks.breakdowns
@@ -69,7 +69,7 @@ def test_every_image_has_a_text_alternative(
     assert len(texts) == 6 * 4
     assert all(texts)
     assert re.search(
-        r"the student's mask: (road|sky|car) \d+ %", " ".join(texts).replace("&#39;", "'")
+        r"the student's mask: (street|sky|car) \d+ %", " ".join(texts).replace("&#39;", "'")
     )
     drawn = render_page(with_details(minimal, boxes))
     figures = re.findall(
@@ -106,7 +106,7 @@ def test_names_are_escaped_and_many_classes_are_cut(minimal: RunResult) -> None:
     assert "<script>" not in page
     assert len(table_of(page, "IoU by class")) == MOST_ROWS
     assert "Shown are 30 of 40 rows" in page.replace("\N{NO-BREAK SPACE}", " ")
-    drawn = detailed.detection((hostile, "road"))
+    drawn = detailed.detection((hostile, "street"))
     assert "<script>" not in render_page(with_details(minimal, drawn))
 
 
@@ -140,7 +140,7 @@ def test_plain_records_have_the_agreement_and_the_largest_drop(
     [record] = as_records([with_details(minimal, masks)])
     value = masks.agreements[0].value
     assert record["agreement"]["pixel_agreement"]["value"] == value
-    assert record["largest_drop"]["iou_by_class"]["class"] == "road"
+    assert record["largest_drop"]["iou_by_class"]["class"] == "street"
     [other] = as_records([digits])
     assert list(other["agreement"]) == ["top_1"]
     assert other["largest_drop"] == {}

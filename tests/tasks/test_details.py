@@ -18,7 +18,7 @@ from limbeck.tasks.series_forecasting import SeriesForecasting
 from limbeck.tasks.tabular_multilabel import TabularMultilabel
 from limbeck.tasks.tabular_regression import TabularRegression
 
-CLASSES = ("sky", "road", "car", "tree")
+CLASSES = ("sky", "street", "car", "tree")
 SEGMENTATION, DETECTION = ImageSegmentation(CLASSES), ObjectDetection(CLASSES[:3])
 SCALE = torch.tensor([2.0, 50.0])
 REGRESSION = TabularRegression(("age", "price"), mean=torch.tensor([1.0, 9.0]), std=SCALE)

@@ -180,7 +180,7 @@ def legend(names: Sequence[str]) -> tuple[Key, ...]:
     """Return the legend of classes: a colour and a dash for each, the same in every report.
 
     Example:
-        >>> [key.colour for key in legend(("sky", "road"))]
+        >>> [key.colour for key in legend(("sky", "street"))]
         ['#e6194b', '#3cb44b']
     """
     return tuple(
@@ -233,7 +233,7 @@ def encode_mask(mask: NDArray[Any], keys: Sequence[Key]) -> str:
         keys: The legend, an entry per class.
 
     Example:
-        >>> encode_mask(np.array([[0, 1], [1, -100]]), legend(("sky", "road")))[:22]
+        >>> encode_mask(np.array([[0, 1], [1, -100]]), legend(("sky", "street")))[:22]
         'data:image/png;base64,'
     """
     from PIL import Image as Images

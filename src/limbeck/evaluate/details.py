@@ -96,7 +96,7 @@ class ShownSample(Result):
 
 
 class TaskDetails(Result):
-    """What a report shows of a task besides its scores, for the shipped student of one seed.
+    """The details of a task in a report, for the shipped student of one seed.
 
     Attributes:
         breakdowns: Scores by class, step or target, of both models.

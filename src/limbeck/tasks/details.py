@@ -98,7 +98,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Details:
-    """What a report shows of a task besides its scores.
+    """The content of a report that a task adds to its scores.
 
     Attributes:
         breakdowns: Metrics by class, step, quantile, target or label.
