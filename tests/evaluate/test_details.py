@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.core.illustration import Illustration
-from limbeck.evaluate.details import Pair, Source, TaskDetails, chosen, task_details
+from limbeck.evaluate.detail_results import TaskDetails
+from limbeck.evaluate.details import Pair, Source, chosen, task_details
 from limbeck.tasks.details import Details
 from limbeck.tasks.image_segmentation import ImageSegmentation
 

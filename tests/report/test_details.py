@@ -6,7 +6,7 @@ import detailed
 import pytest
 
 from limbeck.core.illustration import MOST_BYTES, Plot, Trace
-from limbeck.evaluate.details import TaskDetails
+from limbeck.evaluate.detail_results import TaskDetails
 from limbeck.report.compare import as_records
 from limbeck.report.details import MOST_ROWS
 from limbeck.report.page import render_page

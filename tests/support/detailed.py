@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from limbeck.evaluate.details import Pair, Source, TaskDetails, task_details
+from limbeck.evaluate.detail_results import TaskDetails
+from limbeck.evaluate.details import Pair, Source, task_details
 from limbeck.tasks.image_segmentation import IGNORED, ImageSegmentation
 from limbeck.tasks.object_detection import ObjectDetection
 from limbeck.tasks.series_forecasting import SeriesForecasting

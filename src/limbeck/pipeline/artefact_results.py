@@ -19,7 +19,8 @@ from limbeck.core.measurement import Result, ScoreValue
 from limbeck.errors import InputError
 from limbeck.evaluate.calibration.metrics import calibration
 from limbeck.evaluate.costs import Cost
-from limbeck.evaluate.details import Pair, Source, TaskDetails, task_details
+from limbeck.evaluate.detail_results import TaskDetails
+from limbeck.evaluate.details import Pair, Source, task_details
 from limbeck.evaluate.flops import flops, parameters
 from limbeck.evaluate.measure import Artefact as Costed
 from limbeck.evaluate.measure import measure

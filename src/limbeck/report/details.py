@@ -16,7 +16,7 @@ from limbeck.display.plots import plot
 from limbeck.display.rasters import legend, raster
 from limbeck.display.svg import Role
 from limbeck.evaluate.comparison import Estimate
-from limbeck.evaluate.details import BreakdownResult, ShownSample, TaskDetails
+from limbeck.evaluate.detail_results import BreakdownResult, ShownSample, TaskDetails
 from limbeck.report.result import RunResult
 
 MOST_ROWS = 30

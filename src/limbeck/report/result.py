@@ -7,7 +7,7 @@ from typing import Any, Literal
 from limbeck.core.measurement import Metric, Result, ScoreValue
 from limbeck.evaluate.calibration.metrics import Calibration
 from limbeck.evaluate.costs import Cost
-from limbeck.evaluate.details import TaskDetails
+from limbeck.evaluate.detail_results import TaskDetails
 from limbeck.evaluate.evaluation import Evaluation
 from limbeck.evaluate.hardware import Hardware
 from limbeck.evaluate.intervals import Summary

@@ -153,8 +153,7 @@ def forecast_details(
 def _ratios(sums: Sums) -> Floats:
     """Divide the first half of sums by the second; NaN without weight."""
     above, below = np.split(sums, 2, axis=-1)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(above / below)
+    return np.asarray(above / below)
 
 
 def _plot(

@@ -64,7 +64,8 @@ def rows_of_sums(
     """Build the values of a breakdown from a function of the sums over samples.
 
     Args:
-        function: Computes the metric of every row from sums, `[..., parts]` to `[..., rows]`.
+        function: Computes the metric of every row from sums, `[..., parts]` to `[..., rows]`; a
+            division by 0 is no value.
 
     Example:
         >>> rows = rows_of_sums(lambda sums: sums[..., :-1] / sums[..., -1:])
@@ -73,7 +74,8 @@ def rows_of_sums(
     """
 
     def value(parts: Parts, counts: Counts) -> NDArray[np.float64]:
-        return function(counts @ np.asarray(parts))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return function(counts @ np.asarray(parts))
 
     return value
 
