@@ -188,11 +188,12 @@ def _chart(found: BreakdownResult, where: str) -> Panel:
             figures = [getattr(found.rows[place], side) for place in kept]
             if any(figures):
                 traces.append(_trace(side, form, x, figures))
+    unit = "" if found.metric.unit == "share" else found.metric.unit
     shown = Plot(
         title=f"{found.metric.title} by {found.by}",
         text=f"{found.metric.title} of {len(found.rows)} {found.by}s, of student and teacher.",
         across=found.by,
-        up=f"{found.metric.title} {found.metric.unit}".removesuffix(" share").strip(),
+        up=", ".join(filter(None, (found.metric.title, unit))),
         traces=tuple(traces),
     )
     return _panel(shown, f"{found.note} Bands are 95 % intervals; {where}.")
