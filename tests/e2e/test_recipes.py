@@ -48,6 +48,7 @@ def check(folder: Path) -> None:
     lines = sum(line is not None for name, line in budget.items() if name not in ("score", "drop"))
     assert len(result.budget) == lines + len(budget["score"]) + len(budget["drop"])
     assert (folder / "report.html").is_file()
+    assert result.details is None or not result.details.problem
     assert verify(folder / "student" / PASSPORT).issues == ()
     assert not list(folder.rglob("checkpoint"))
 

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable
 
 import contexts
+import detailed
 import numpy as np
 import pytest
 
@@ -480,10 +481,22 @@ def make_minimal() -> RunResult:
     )
 
 
+def make_detailed() -> RunResult:
+    """Return a run with the details of every task that has some."""
+    found = detailed.combined(
+        detailed.segmentation(("sky", "street"), size=12),
+        detailed.detection(("cell", "platelet")),
+        detailed.forecast(),
+        detailed.regression(),
+    )
+    return make_minimal().model_copy(update={"details": found})
+
+
 RESULTS: dict[str, Callable[[], RunResult]] = {
     "digits": make_digits,
     "texts": make_texts,
     "minimal": make_minimal,
+    "detailed": make_detailed,
 }
 
 
@@ -512,6 +525,11 @@ def texts() -> RunResult:
 @pytest.fixture(scope="session")
 def minimal() -> RunResult:
     return make_minimal()
+
+
+@pytest.fixture(scope="session")
+def with_details() -> RunResult:
+    return make_detailed()
 
 
 @pytest.fixture(scope="session", params=sorted(RESULTS))

@@ -125,6 +125,12 @@ def test_texts_and_a_minimal_run_fit_a_phone(
         assert (seen["scroll"], seen["wide"], console) == (390, [], [])
 
 
+def test_details_of_tasks_fit_a_phone(with_details: RunResult, tmp_path: Path) -> None:
+    seen, console = opened(render_page(with_details), tmp_path, width=390)
+    assert (seen["scroll"], seen["wide"], console) == (390, [], [])
+    assert float(str(seen["smallest"])) >= 11
+
+
 TABLES = """<!doctype html><link rel="icon" href="data:,"><body style="margin:0">
 <iframe id="f" src="page.html" style="border:0;width:{width}px;height:900px"></iframe>
 <pre id="out"></pre>
@@ -178,10 +184,13 @@ def test_the_comparison_fits_a_phone(digits: RunResult, minimal: RunResult, tmp_
 @pytest.mark.slow
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed (make test needs npm)")
 @pytest.mark.parametrize("dark", [False, True])
-def test_the_page_is_accessible(evaluated: RunResult, tmp_path: Path, dark: bool) -> None:
+def test_the_page_is_accessible(
+    evaluated: RunResult, with_details: RunResult, tmp_path: Path, dark: bool
+) -> None:
     shutil.copy(AXE, tmp_path / "axe.min.js")
     others = [evaluated.model_copy(update={"name": name}) for name in ("one", "two")]
-    for page in (render_page(evaluated), render_comparison_page(others)):
+    pages = (render_page(evaluated), render_comparison_page(others), render_page(with_details))
+    for page in pages:
         # The page forbids scripts, and axe-core is one.
         page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
         seen, console = opened(page, tmp_path, width=390, dark=dark, wrapper=AXE_WRAPPER)

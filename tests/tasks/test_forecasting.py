@@ -61,7 +61,10 @@ def test_the_pinball_loss_is_that_of_scikit_learn_for_each_target():
         for target in range(2)
         for place, level in enumerate(LEVELS)
     ]
-    assert found["pinball"] == pytest.approx(np.mean(each), rel=1e-5)
+    # Of several targets, each is divided by its standard deviation.
+    scaled = np.reshape(each, (2, 3)) / STD.numpy()[:, None]
+    assert found["pinball"] == pytest.approx(scaled.mean(), rel=1e-5)
+    assert TASK.scores[0].metric.unit == "SD"
     sizes = [np.abs(labels[..., target][known[..., target]]).mean() for target in range(2)]
     expected = np.mean([2 * np.mean(each[3 * t : 3 * t + 3]) / sizes[t] for t in range(2)])
     assert found["wql"] == pytest.approx(expected, rel=1e-5)

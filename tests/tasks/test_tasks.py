@@ -60,6 +60,7 @@ def test_every_task_has_an_example_here():
         "task",
         "checks",
         "scores",
+        "details",
     }
     assert set(TASKS.names()) == files == set(EXAMPLES) | OTHER
 

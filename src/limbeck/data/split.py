@@ -149,9 +149,10 @@ class Split:
         return sorted(extremes.union(even))
 
     def raw(self, index: int) -> dict[str, Any]:
-        """Return one row as stored: `{"image": PIL image}` or `{"text": str}`.
+        """Return one row as stored, for display: a PIL image as `image`, or a text as `text`.
 
-        A table row is a text, too: its columns with their values.
+        A table row is a text, too: its columns with their values. An image has `view`, the part
+        that the model reads; a series `window`, the past values by column.
         """
         return self._samples.raw(index)
 

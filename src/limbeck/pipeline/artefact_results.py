@@ -19,19 +19,29 @@ from limbeck.core.measurement import Result, ScoreValue
 from limbeck.errors import InputError
 from limbeck.evaluate.calibration.metrics import calibration
 from limbeck.evaluate.costs import Cost
+from limbeck.evaluate.detail_results import TaskDetails
+from limbeck.evaluate.details import Pair, Source, task_details
 from limbeck.evaluate.flops import flops, parameters
 from limbeck.evaluate.measure import Artefact as Costed
 from limbeck.evaluate.measure import measure
 from limbeck.evaluate.metrics import confusion_matrix, fidelity, pack_right
 from limbeck.export.predictor import OnnxPredictor, Predictions
-from limbeck.pipeline.artefacts import predict_split, predict_validation
+from limbeck.pipeline.artefacts import (
+    arrays,
+    evaluation_batch,
+    predict_split,
+    predict_validation,
+)
 from limbeck.pipeline.candidate import Artefact, Candidate
 from limbeck.report.result import Disagreement, Measured
-from limbeck.tasks import is_classifier
+from limbeck.tasks import details_of, is_classifier
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from limbeck.data.split import Split
     from limbeck.pipeline.context import Context
+    from limbeck.tasks import Batch
 
 
 SHOWN = 12
@@ -95,6 +105,8 @@ class ArtefactResults(Result):
         class_similarity: The teacher's mean soft prediction per class, on validation.
         disagreements: Test samples on which teacher and shipped student disagree.
         disagreement_count: The total number of disagreements.
+        details: Scores by class or step, agreement and samples, if the task has such details; of
+            the first seed only.
     """
 
     key: str
@@ -103,6 +115,7 @@ class ArtefactResults(Result):
     class_similarity: tuple[tuple[float, ...], ...] | None
     disagreements: tuple[Disagreement, ...]
     disagreement_count: int
+    details: TaskDetails | None = None
 
     def find(self, stage: int, role: str) -> Measured:
         """Return the metrics of one artefact."""
@@ -159,7 +172,43 @@ def _compute(candidate: Candidate, context: Context) -> ArtefactResults:
         class_similarity=_similarity(teacher, context),
         disagreements=tuple(shown),
         disagreement_count=len(rows),
+        details=_details(teacher, student, context),
     )
+
+
+def _details(
+    teacher: _Tested | None, student: _Tested | None, context: Context
+) -> TaskDetails | None:
+    """Compute the details of the task, if it has any, for the newest student of the first seed."""
+    details = details_of(context.task)
+    if details is None or student is None or context.seed != context.recipe.seeds[0]:
+        return None
+    own, split = OnnxPredictor(student.path), context.data.test
+    reference = None if teacher is None else OnnxPredictor(teacher.path)
+
+    def pair(batch: Batch) -> Pair:
+        return Pair(
+            batch=arrays(batch),
+            weights=arrays(context.task.weights(batch)),
+            student=own.predict(batch),
+            teacher=None if reference is None else reference.predict(batch),
+        )
+
+    def batches() -> Iterator[Pair]:
+        size = min(evaluation_batch(one, split) for one in (own, reference) if one is not None)
+        return map(pair, split.batches(size))
+
+    def rows(indices: Sequence[int]) -> Pair:
+        return pair(split.for_evaluation().__getitems__(indices))
+
+    source = Source(batches=batches, rows=rows, raw=split.raw, samples=len(split))
+    try:
+        return task_details(details, source, seed=context.seed)
+    # Functions of a user's task raise errors of many types; the trained student is kept.
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        context.progress.log(f"details of {context.task.name}: failed: {problem}")
+        return TaskDetails(problem=problem)
 
 
 def _classified(one: _Tested | None, context: Context) -> Predictions | None:

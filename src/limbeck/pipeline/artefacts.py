@@ -117,11 +117,12 @@ class Scored:
     def predict(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Predict a batch, and add its samples to the table."""
         outputs = self._predictor.predict(batch)
-        self.table.update(outputs, _arrays(batch), _arrays(self._task.weights(batch)))
+        self.table.update(outputs, arrays(batch), arrays(self._task.weights(batch)))
         return outputs
 
 
-def _arrays(tensors: Batch) -> dict[str, NDArray[Any]]:
+def arrays(tensors: Batch) -> dict[str, NDArray[Any]]:
+    """Convert the tensors of a batch to arrays on the CPU."""
     return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
 

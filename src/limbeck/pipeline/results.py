@@ -133,6 +133,7 @@ def assemble(
         similarity_temperature=SIMILARITY_TEMPERATURE,
         disagreements=first.disagreements,
         disagreement_count=first.disagreement_count,
+        details=first.details,
         environment=Environment(
             hardware=hardware,
             versions=versions(),

@@ -13,7 +13,7 @@ from limbeck.evaluate.pareto import Direction, knee, pareto
 from limbeck.report import comparable_runs
 from limbeck.report.result import RunResult
 from limbeck.report.template import render
-from limbeck.report.verdict import budget_name, figures
+from limbeck.report.verdict import budget_name, figures, first
 
 HEAD = (
     "run",
@@ -59,7 +59,39 @@ def _record(result: RunResult) -> dict[str, object]:
         "gain": gain.mean if gain else None,
         "gain_interval": [gain_interval.low, gain_interval.high] if gain_interval else None,
         "budget": [check.model_dump(mode="json") for check in result.budget],
+        "agreement": _agreement(result),
+        "largest_drop": _largest_drops(result),
     }
+
+
+def _agreement(result: RunResult) -> dict[str, dict[str, object]]:
+    """Return the agreement of student and teacher, by name; that of classes is `top_1`."""
+    found = {
+        one.metric.name: (one.value, one.interval)
+        for one in (result.details.agreements if result.details else ())
+    }
+    measured = first(result.shipped)
+    if measured is not None and measured.fidelity is not None:
+        found["top_1"] = (measured.fidelity.agreement, measured.fidelity.interval)
+    return {
+        name: {"value": value, "interval": [interval.low, interval.high] if interval else None}
+        for name, (value, interval) in found.items()
+    }
+
+
+def _largest_drops(result: RunResult) -> dict[str, dict[str, object]]:
+    """Return the class, step or target in which the student lost most, by score and kind."""
+    drops: dict[str, dict[str, object]] = {}
+    for one in result.details.breakdowns if result.details else ():
+        rows = [row for row in one.by_drop if row.drop is not None]
+        if rows and rows[0].drop is not None:
+            drop, interval = rows[0].drop.value, rows[0].drop.interval
+            drops[f"{one.metric.name}_by_{one.by}"] = {
+                one.by: rows[0].name,
+                "drop": drop,
+                "interval": [interval.low, interval.high] if interval else None,
+            }
+    return drops
 
 
 def _row(result: RunResult) -> tuple[str, ...]:

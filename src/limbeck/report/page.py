@@ -9,6 +9,7 @@ import yaml
 
 from limbeck.display import format as fmt
 from limbeck.report import tables, verdict
+from limbeck.report.details import details
 from limbeck.report.missing_evidence import missing_evidence
 from limbeck.report.panels import (
     calibration,
@@ -58,6 +59,7 @@ def render_page(result: RunResult) -> str:
         similarity=similarity(result),
         similar_classes=similar_classes(result),
         samples=samples(result),
+        details=details(result),
         sections=sections(result),
         missing_evidence=missing_evidence(result),
         tables={

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from limbeck.core.measurement import Metric, Result, ScoreValue
 from limbeck.evaluate.calibration.metrics import Calibration
 from limbeck.evaluate.costs import Cost
+from limbeck.evaluate.detail_results import TaskDetails
 from limbeck.evaluate.evaluation import Evaluation
 from limbeck.evaluate.hardware import Hardware
 from limbeck.evaluate.intervals import Summary
@@ -144,7 +145,8 @@ class RunResult(Result):
 
     The last link of `chain` is the exported file. `chain[0]` is the teacher when the run has one.
     Lists with one entry per seed follow the order of `seeds`; the exported file is the first seed's
-    student, and `evaluation` describes that one.
+    student, and `evaluation` and `details` describe that one; `details` is None for tasks that have
+    none, such as classification.
     """
 
     schema_version: Literal[1] = 1
@@ -162,6 +164,7 @@ class RunResult(Result):
     similarity_temperature: float
     disagreements: tuple[Disagreement, ...]
     disagreement_count: int
+    details: TaskDetails | None = None
     environment: Environment
     evaluation: Evaluation | None = None
     notes: tuple[str, ...] = ()

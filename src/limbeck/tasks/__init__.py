@@ -4,6 +4,7 @@ A task runs a model on a batch, flattens its outputs to elements, and defines lo
 """
 
 from limbeck.core.registry import Registry, camel_case
+from limbeck.tasks.details import Details, details_of
 from limbeck.tasks.scores import Score, ScoreTable
 from limbeck.tasks.task import (
     SAMPLE,
@@ -22,19 +23,25 @@ from limbeck.tasks.task import (
 )
 
 TASKS = Registry(
-    "limbeck.tasks", kind="task", attribute=camel_case, skip=("task", "checks", "scores"), own=True
+    "limbeck.tasks",
+    kind="task",
+    attribute=camel_case,
+    skip=("task", "checks", "scores", "details"),
+    own=True,
 )
 __all__ = [
     "SAMPLE",
     "TASKS",
     "Axes",
     "Batch",
+    "Details",
     "Kind",
     "Output",
     "Response",
     "Score",
     "ScoreTable",
     "Task",
+    "details_of",
     "element_rows",
     "is_classifier",
     "labels_of",

@@ -103,25 +103,44 @@ def _rows(outputs: Arrays, batch: Arrays, image: int, weight: float) -> Iterator
 
 def _value(thresholds: slice) -> Callable[[Parts, Counts], NDArray[np.float64]]:
     def value(parts: Parts, counts: Counts) -> NDArray[np.float64]:
-        sample = np.repeat(np.arange(len(parts)), [len(rows) for rows in parts])
         rows = np.concatenate(list(parts))
-        labelled = np.isnan(rows[:, 1])
-        precisions = []
-        for label in np.unique(rows[labelled, 0]):
-            own = rows[:, 0] == label
-            total = counts[:, sample[own & labelled]] @ rows[own & labelled, 2]
-            found = np.flatnonzero(own & ~labelled)
-            found = found[np.argsort(-rows[found, 1], kind="stable")]
-            weights = counts[:, sample[found]] * rows[found, 2]
-            flags = rows[found, _FLAGS:].T[thresholds] > 0
-            precisions.append(average_precision(weights, flags, total))
-        if not precisions:
-            return np.full(len(counts), np.nan)
+        precisions = _by_class(parts, counts, np.unique(rows[np.isnan(rows[:, 1]), 0]), thresholds)
         with np.errstate(invalid="ignore"):  # a draw may lack a class, and even all of them
             present = ~np.isnan(precisions)
             return np.asarray(np.nansum(precisions, axis=0) / present.sum(axis=0))
 
     return value
+
+
+def precision_of_classes(
+    classes: int, thresholds: slice = slice(None)
+) -> Callable[[Parts, Counts], NDArray[np.float64]]:
+    """Return the function that computes the average precision of every class, `[draws, classes]`.
+
+    It is the mean over the IoU thresholds; NaN for a class without a labelled box.
+    """
+
+    def value(parts: Parts, counts: Counts) -> NDArray[np.float64]:
+        return _by_class(parts, counts, np.arange(classes), thresholds).T
+
+    return value
+
+
+def _by_class(parts: Parts, counts: Counts, labels: Array, thresholds: slice) -> Array:
+    """Compute the average precision of some classes, `[classes, draws]`."""
+    sample = np.repeat(np.arange(len(parts)), [len(rows) for rows in parts])
+    rows = np.concatenate(list(parts))
+    labelled = np.isnan(rows[:, 1])
+    precisions = np.full((len(labels), len(counts)), np.nan)
+    for place, label in enumerate(labels):
+        own = rows[:, 0] == label
+        total = counts[:, sample[own & labelled]] @ rows[own & labelled, 2]
+        found = np.flatnonzero(own & ~labelled)
+        found = found[np.argsort(-rows[found, 1], kind="stable")]
+        weights = counts[:, sample[found]] * rows[found, 2]
+        flags = rows[found, _FLAGS:].T[thresholds] > 0
+        precisions[place] = average_precision(weights, flags, total)
+    return precisions
 
 
 def average_precision(weights: Array, flags: Array, total: Array) -> NDArray[np.float64]:

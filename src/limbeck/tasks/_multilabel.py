@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from limbeck.errors import InputError, Problem
 from limbeck.tasks._base import PerSample
+from limbeck.tasks._label_details import label_details
 from limbeck.tasks._model_output import LOGITS
 from limbeck.tasks.scores import EXACT_MATCH, LABEL_ACCURACY, MACRO_F1
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from limbeck.tasks.details import Details
     from limbeck.tasks.scores import Score
     from limbeck.tasks.task import Kind, Response, TaskData
 
@@ -53,6 +55,11 @@ print([dict(zip(classes, row.tolist())) for row in 1 / (1 + np.exp(-logits))])
             allowed = "columns of 0 and 1, one per label"
             raise InputError(Problem("data.targets", ", ".join(other), allowed))
         return cls(tuple(one.name for one in data.targets))
+
+    @property
+    def details(self) -> Details:
+        """Return the F1 score of every label and the agreement of labels, for a report."""
+        return label_details(self.labels)
 
     @property
     def _width(self) -> int:

@@ -4,75 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from limbeck import losses
-from limbeck.core.measurement import Metric
 from limbeck.errors import InputError, Problem
 from limbeck.tasks._base import IMAGE_INPUTS, BaseTask
 from limbeck.tasks._model_output import LOGITS, run_map
-from limbeck.tasks.scores import Score, of_sums, ratio
+from limbeck.tasks._overlap import IGNORED, MEAN_IOU, PIXEL_ACCURACY
+from limbeck.tasks._segmentation_details import segmentation_details
 from limbeck.tasks.task import Output, Response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from limbeck.taps import Taps
-    from limbeck.tasks.scores import Arrays, Sums
+    from limbeck.tasks.details import Details
+    from limbeck.tasks.scores import Score
     from limbeck.tasks.task import Batch, Kind, TaskData
-
-IGNORED = -100
-"""The label of a pixel that counts nowhere, as in torch and transformers."""
 
 AUXILIARY_WEIGHT = 0.4
 """Weight of each auxiliary head in training (Zhao et al. 2017, section 5.2)."""
-
-
-def _flat(outputs: Arrays, batch: Arrays, weights: Arrays) -> tuple[NDArray[np.int64], ...]:
-    """Return predicted classes, labels and weights of every pixel, `[samples, pixels]`."""
-    predicted, labels = outputs[LOGITS].argmax(axis=1), batch["labels"]
-    rows = len(labels), -1
-    return predicted.reshape(rows), labels.reshape(rows), weights[LOGITS].reshape(rows)
-
-
-def _overlaps(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
-    """Return intersection and union of every class, `[samples, 2 * classes]`."""
-    predicted, labels, weight = _flat(outputs, batch, weights)
-    parts = []
-    for number in range(outputs[LOGITS].shape[1]):
-        found, true = predicted == number, labels == number
-        parts.append([(weight * one).sum(axis=1) for one in (found & true, found | true)])
-    both = np.array(parts, dtype=np.float64)
-    return np.concatenate([both[:, 0], both[:, 1]]).T
-
-
-def _mean_iou(sums: Sums) -> NDArray[np.float64]:
-    intersection, union = np.split(sums, 2, axis=-1)
-    present = union > 0
-    each = np.divide(intersection, union, out=np.zeros_like(union), where=present)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(each.sum(axis=-1) / present.sum(axis=-1))
-
-
-def _correct(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
-    predicted, labels, weight = _flat(outputs, batch, weights)
-    parts = [(weight * one).sum(axis=1) for one in (predicted == labels, labels != IGNORED)]
-    return np.array(parts, dtype=np.float64).T
-
-
-MEAN_IOU = Score(Metric(name="miou", title="mIoU"), _overlaps, of_sums(_mean_iou))
-"""The mean intersection over union of the classes, over all pixels of a split (Jaccard index); a
-class that is neither labelled nor predicted is left out."""
-
-PIXEL_ACCURACY = Score(
-    Metric(name="pixel_accuracy", title="Pixel accuracy"), _correct, of_sums(ratio)
-)
-"""The weighted share of pixels whose largest logit is that of the label."""
 
 
 class ImageSegmentation(BaseTask):
@@ -126,6 +80,11 @@ outputs = torch.nn.functional.interpolate(maps, size=size, mode="bilinear", alig
             fix = f"Name the column of label images there ({cls.name})."
             raise InputError(Problem.missing("data.masks", fix))
         return cls(data.classes)
+
+    @property
+    def details(self) -> Details:
+        """Return the IoU of every class, the agreement of masks, and samples, for a report."""
+        return segmentation_details(self.classes)
 
     def _run(self, model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
         inputs = self._take(batch, *self.inputs)

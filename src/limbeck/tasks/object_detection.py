@@ -14,11 +14,13 @@ from limbeck.tasks import _suppression
 from limbeck.tasks._anchors import NO_OBJECT, Assignment, Points
 from limbeck.tasks._average_precision import MEAN_AVERAGE_PRECISION, MEAN_AVERAGE_PRECISION_50
 from limbeck.tasks._base import IMAGE_INPUTS, BaseTask
+from limbeck.tasks._detection_details import detection_details
 from limbeck.tasks._model_output import call
 from limbeck.tasks.task import Output, Response
 
 if TYPE_CHECKING:
     from limbeck.taps import Taps
+    from limbeck.tasks.details import Details
     from limbeck.tasks.scores import Score
     from limbeck.tasks.task import Axes, Batch, Kind, TaskData
 
@@ -117,6 +119,11 @@ outputs = logits["classes"].transpose(1, 2)  # `logits["box"]` has distances in 
             allowed = "a column of boxes and one of their labels"
             raise InputError(Problem("task", "labels without classes", allowed))
         return cls(data.classes)
+
+    @property
+    def details(self) -> Details:
+        """Return the AP of every class, the share of matched boxes, and samples, for a report."""
+        return detection_details(self.classes)
 
     def translations(self) -> dict[Callable[..., Any], Callable[..., Any]]:
         """Return the ONNX translations of the task's own operators."""

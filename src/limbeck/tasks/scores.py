@@ -70,6 +70,27 @@ def of_sums(
     return value
 
 
+def median_of(parts: Parts, counts: Counts) -> NDArray[np.float64]:
+    """Compute the weighted median over samples of a mean per sample, from pairs of sum and weight.
+
+    It is the smallest value whose samples and all smaller ones have half of the weight.
+
+    Example:
+        >>> parts = np.array([[2.0, 1.0], [12.0, 2.0], [1.0, 1.0]])
+        >>> median_of(parts, np.array([[1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])).tolist()
+        [2.0, 6.0]
+    """
+    kept = np.asarray(parts)[:, 1] > 0
+    rows = np.asarray(parts)[kept]
+    if not len(rows):
+        return np.full(len(counts), np.nan)
+    values = rows[:, 0] / rows[:, 1]
+    order = np.argsort(values, kind="stable")
+    reached = (counts[:, kept][:, order] * rows[order, 1]).cumsum(axis=1)
+    place = (reached >= reached[:, -1:] / 2).argmax(axis=1)
+    return np.where(reached[:, -1] > 0, values[order][place], np.nan)
+
+
 def _correct(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
     correct = outputs["logits"].argmax(axis=1) == batch["labels"]
     weight = weights["logits"].astype(np.float64)
@@ -103,52 +124,87 @@ def _errors(outputs: Arrays, batch: Arrays, weights: Arrays) -> tuple[Sums, Sums
     return error, target, weights["values"].astype(np.float64)[:, None]
 
 
-def _squared(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
+def squared_errors(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
+    """Compute the weighted squared error of each target, and the weight, `[n, targets + 1]`."""
     error, _, weight = _errors(outputs, batch, weights)
     return np.concatenate([weight * error**2, weight], axis=1)
 
 
-def _absolute(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
+def absolute_errors(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
+    """Compute the weighted absolute error of each target, and the weight, `[n, targets + 1]`."""
     error, _, weight = _errors(outputs, batch, weights)
     return np.concatenate([weight * np.abs(error), weight], axis=1)
 
 
-def _explained(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
+def explained_parts(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
+    """Compute squared error, target and squared target of each target, and the weight."""
     error, target, weight = _errors(outputs, batch, weights)
     return np.concatenate([weight * x for x in (error**2, target, target**2)] + [weight], axis=1)
 
 
-def _mean_of(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+def means_of(sums: Sums) -> NDArray[np.float64]:
+    """Divide sums by the last one, the sum of weights, `[..., parts - 1]`."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(sums[..., :-1] / sums[..., -1:])
 
 
-def _r_squared(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    error, mean, square = np.split(_mean_of(sums), 3, axis=-1)
+def r_squared(sums: Sums) -> NDArray[np.float64]:
+    """Compute R² of each target from the sums of `explained_parts`, `[..., targets]`."""
+    error, mean, square = np.split(means_of(sums), 3, axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((1 - error / (square - mean**2)).mean(-1))
+        return np.asarray(1 - error / (square - mean**2))
 
 
-R_SQUARED = Score(Metric(name="r2", title="R²", unit=""), _explained, of_sums(_r_squared))
+R_SQUARED = Score(
+    Metric(name="r2", title="R²", unit=""),
+    explained_parts,
+    of_sums(lambda sums: np.asarray(r_squared(sums).mean(-1))),
+)
 """The coefficient of determination, 1 − SSE / SST, the mean over targets: 1 is perfect, and 0 is
 the mean of the evaluated targets as prediction."""
 
-ROOT_MEAN_SQUARED_ERROR = Score(
-    Metric(name="rmse", title="Root mean squared error", unit="", higher_is_better=False),
-    _squared,
-    of_sums(lambda sums: np.asarray(np.sqrt(_mean_of(sums)).mean(-1))),
-)
-"""The root mean squared error in the targets' units, the mean over targets."""
-
-MEAN_ABSOLUTE_ERROR = Score(
-    Metric(name="mae", title="Mean absolute error", unit="", higher_is_better=False),
-    _absolute,
-    of_sums(lambda sums: np.asarray(_mean_of(sums).mean(-1))),
-)
-"""The mean absolute error in the targets' units, the mean over targets."""
+DEVIATIONS = "SD"
+"""The unit of errors divided by the standard deviation of their target over the training rows."""
 
 
-def _label_counts(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
+def _error_scores(deviations: tuple[float, ...] = ()) -> tuple[Score, Score]:
+    """Return RMSE and MAE, each target divided by its deviation; by default in its unit."""
+    scale = np.array(deviations or 1.0)
+    unit = DEVIATIONS if deviations else ""
+
+    def squares(sums: Sums) -> NDArray[np.float64]:
+        return np.asarray((np.sqrt(means_of(sums)) / scale).mean(-1))
+
+    def sizes(sums: Sums) -> NDArray[np.float64]:
+        return np.asarray((means_of(sums) / scale).mean(-1))
+
+    names = (("rmse", "Root mean squared error"), ("mae", "Mean absolute error"))
+    rmse, mae = (
+        Metric(name=name, title=title, unit=unit, higher_is_better=False) for name, title in names
+    )
+    return Score(rmse, squared_errors, of_sums(squares)), Score(
+        mae, absolute_errors, of_sums(sizes)
+    )
+
+
+def regression_scores(deviations: tuple[float, ...]) -> tuple[Score, ...]:
+    """Return R², RMSE and MAE of real targets.
+
+    The errors of one target are in its unit. Units of several targets cannot be averaged: each
+    error is divided by the standard deviation of its target, and the mean over targets is in
+    standard deviations. R² has no unit.
+
+    Args:
+        deviations: The standard deviation of each target over the training rows.
+
+    Example:
+        >>> [score.metric.unit for score in regression_scores((2.0, 0.1))]
+        ['', 'SD', 'SD']
+    """
+    return (R_SQUARED, *_error_scores(deviations if len(deviations) > 1 else ()))
+
+
+def label_counts(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
     """Return true positives, false positives and false negatives of each label."""
     found, true = outputs["logits"] > 0, _rows(batch["labels"]) > 0.5
     weight = weights["logits"].astype(np.float64)[:, None]
@@ -156,10 +212,16 @@ def _label_counts(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
     return np.concatenate([weight * part for part in parts], axis=1)
 
 
-def _macro_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+def f1_of_labels(sums: Sums) -> NDArray[np.float64]:
+    """Compute the F1 score of each label, `[..., labels]`; NaN for one never present."""
     right, wrong, missed = np.split(sums, 3, axis=-1)
     total = 2 * right + wrong + missed
-    return np.asarray((2 * right / np.where(total > 0, total, 1)).mean(-1))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(2 * right / total)
+
+
+def _macro_f1(sums: Sums) -> NDArray[np.float64]:
+    return np.asarray(np.nan_to_num(f1_of_labels(sums)).mean(-1))
 
 
 def _right_labels(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
@@ -174,7 +236,7 @@ def _exact(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
     return np.stack([weight * right, weight], axis=1)
 
 
-MACRO_F1 = Score(Metric(name="macro_f1", title="Macro F1"), _label_counts, of_sums(_macro_f1))
+MACRO_F1 = Score(Metric(name="macro_f1", title="Macro F1"), label_counts, of_sums(_macro_f1))
 """The F1 score at a probability of 0.5, the mean over labels; 0 for a label never present."""
 
 LABEL_ACCURACY = Score(

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self, runtime_checkable
 
-import numpy as np
 import torch
 
-from limbeck.core.measurement import Metric
 from limbeck.errors import InputError, Problem
 from limbeck.tasks._base import BaseTask
+from limbeck.tasks._forecast_details import forecast_details
 from limbeck.tasks._model_output import run_values
-from limbeck.tasks.scores import Score, of_sums
+from limbeck.tasks._quantile_scores import LEVELS, QUANTILES, scores_of
 from limbeck.tasks.task import Output, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from limbeck.taps import Taps
-    from limbeck.tasks.scores import Arrays, Sums
+    from limbeck.tasks.details import Details
     from limbeck.tasks.task import Axes, Batch, Kind, TaskData
-
-QUANTILES = "quantiles"
-LEVELS = (0.1, 0.5, 0.9)
-"""The levels of the quantiles, if the data states no others."""
 
 
 @runtime_checkable
@@ -66,61 +60,6 @@ def pinball_loss(predicted: Tensor, target: Tensor, levels: Tensor) -> Tensor:
     """
     error = target.unsqueeze(-1) - predicted
     return torch.maximum(levels * error, (levels - 1) * error).mean(-1)
-
-
-def scores_of(levels: tuple[float, ...]) -> tuple[Score, ...]:
-    """Return the scores of quantile forecasts.
-
-    `pinball` is the pinball loss in the targets' units, the mean over targets. `wql`, the weighted
-    quantile loss, is twice the pinball loss divided by the mean size of the target, so that it has
-    no unit. `coverage_error` is the difference between the share of values within the lowest and
-    the highest quantile and the nominal share.
-
-    Source: Koenker and Bassett 1978 (pinball); Salinas et al. 2020, "DeepAR" (weighted quantile
-    loss); Gneiting and Raftery 2007, "Strictly proper scoring rules" (coverage).
-    """
-    each, nominal = np.array(levels), levels[-1] - levels[0]
-
-    def errors(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
-        predicted = outputs[QUANTILES].astype(np.float64)
-        target = np.nan_to_num(batch["labels"]).astype(np.float64)[..., None]
-        weight = weights[QUANTILES].reshape(target.shape)
-        gap = target - predicted
-        loss = np.maximum(each * gap, (each - 1) * gap).mean(-1, keepdims=True)
-        inside = (predicted[..., :1] <= target) & (target <= predicted[..., -1:])
-        parts = [(weight * one).sum(axis=(1, 3)) for one in (loss, np.abs(target), inside, 1.0)]
-        return np.concatenate(parts, axis=1)
-
-    def mean(
-        numerator: int, denominator: int, factor: float = 1.0
-    ) -> Callable[[Sums], NDArray[np.float64]]:
-        def value(sums: Sums) -> NDArray[np.float64]:
-            parts = np.split(sums, 4, axis=-1)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                return np.asarray(factor * (parts[numerator] / parts[denominator]).mean(-1))
-
-        return value
-
-    def coverage_error(sums: Sums) -> NDArray[np.float64]:
-        return np.asarray(np.abs(mean(2, 3)(sums) - nominal))
-
-    return (
-        Score(
-            Metric(name="pinball", title="Pinball loss", unit="", higher_is_better=False),
-            errors,
-            of_sums(mean(0, 3)),
-        ),
-        Score(
-            Metric(name="wql", title="Weighted quantile loss", unit="", higher_is_better=False),
-            errors,
-            of_sums(mean(0, 1, factor=2.0)),
-        ),
-        Score(
-            Metric(name="coverage_error", title="Coverage error", higher_is_better=False),
-            errors,
-            of_sums(coverage_error),
-        ),
-    )
 
 
 class SeriesForecasting(BaseTask):
@@ -180,10 +119,11 @@ outputs = logits.reshape(shape).sort(dim=-1).values * scale[:, 1:] + scale[:, :1
         std: Tensor | None = None,
     ) -> None:
         self.targets, self.horizon, self.quantiles = targets, horizon, quantiles
-        self.scores = scores_of(quantiles)
         self._levels = torch.tensor(quantiles)
         self._mean = torch.zeros(len(targets)) if mean is None else mean
         self._std = torch.ones(len(targets)) if std is None else std
+        self._deviations = tuple(self._std.tolist())
+        self.scores = scores_of(quantiles, self._deviations)
 
     @classmethod
     def of(cls, data: TaskData) -> Self:
@@ -205,6 +145,11 @@ outputs = logits.reshape(shape).sort(dim=-1).values * scale[:, 1:] + scale[:, :1
             mean=mean,
             std=std,
         )
+
+    @property
+    def details(self) -> Details:
+        """Return the loss by step and target, coverage by quantile, and samples, for a report."""
+        return forecast_details(self.targets, self.horizon, self.quantiles, self._deviations)
 
     def _run(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return standardised quantiles, `[n, horizon, targets, quantiles]`, in order."""

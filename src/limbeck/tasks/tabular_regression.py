@@ -9,13 +9,15 @@ from torch import Tensor
 
 from limbeck.errors import InputError, Problem
 from limbeck.tasks._base import TABLE_INPUTS, VALUES, PerSample
-from limbeck.tasks.scores import MEAN_ABSOLUTE_ERROR, R_SQUARED, ROOT_MEAN_SQUARED_ERROR
+from limbeck.tasks._value_details import value_details
+from limbeck.tasks.scores import regression_scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
 
+    from limbeck.tasks.details import Details
     from limbeck.tasks.scores import Score
     from limbeck.tasks.task import Batch, Kind, Response, TaskData
 
@@ -45,7 +47,7 @@ class TabularRegression(PerSample):
     name: ClassVar[str] = "tabular_regression"
     inputs = TABLE_INPUTS
     kinds: ClassVar[Mapping[str, Kind]] = {VALUES: "value"}
-    scores: tuple[Score, ...] = (R_SQUARED, ROOT_MEAN_SQUARED_ERROR, MEAN_ABSOLUTE_ERROR)
+    scores: tuple[Score, ...] = regression_scores((1.0,))
     classes: ClassVar[tuple[str, ...]] = ()
     reading: ClassVar[str] = """
 (values,) = session.run(["values"], inputs)
@@ -66,6 +68,7 @@ outputs = logits * scale[:, 1] + scale[:, 0]  # in the targets' units
         self.targets = targets
         self._mean = torch.zeros(len(targets)) if mean is None else mean
         self._std = torch.ones(len(targets)) if std is None else std
+        self.scores = regression_scores(tuple(self._std.tolist()))
 
     @classmethod
     def of(cls, data: TaskData) -> Self:
@@ -80,6 +83,11 @@ outputs = logits * scale[:, 1] + scale[:, 0]  # in the targets' units
         names = tuple(one.name for one in data.targets)
         scale = torch.tensor([[one.mean, one.std] for one in data.targets])
         return cls(names, *scale.T)
+
+    @property
+    def details(self) -> Details:
+        """Return scores of every target, and predictions against truth, for a report."""
+        return value_details(self.targets, tuple(self._std.tolist()))
 
     @property
     def _width(self) -> int:

@@ -415,7 +415,8 @@ class Series(Modality[SeriesKeys]):
         }
         splits, hashes = {}, {}
         for name, (source, starts) in division.rows.items():
-            samples = Windows(scaled[source].T.copy(), starts, settings.window)
+            stored = dict(zip(settings.columns, labels.values[source].T, strict=True))
+            samples = Windows(scaled[source].T.copy(), starts, settings.window, stored)
             splits[name] = division.split(name, samples, prepare)
             hashes[name] = samples.hashes
         return Prepared(splits, prepare, hashes, notes)
@@ -428,14 +429,22 @@ class Windows:
         values: The series, float32 `[rows, columns]`; held once for all windows.
         starts: The first row of every window, `[n]`.
         window: The number of steps.
+        stored: The columns as stored, float64 `[rows]`, by name, for display.
 
     Attributes:
         hashes: A hash of each window, `[n]`.
     """
 
-    def __init__(self, values: NDArray[np.float32], starts: NDArray[np.int64], window: int) -> None:
+    def __init__(
+        self,
+        values: NDArray[np.float32],
+        starts: NDArray[np.int64],
+        window: int,
+        stored: Mapping[str, NDArray[np.float64]],
+    ) -> None:
         import torch
 
+        self._stored = stored
         self._values, self._starts = torch.from_numpy(values), torch.from_numpy(starts)
         self._steps = torch.arange(window)
         # Windows are equal only where they have the same rows: their place stands for them.
@@ -451,9 +460,10 @@ class Windows:
         return {"series": self._values[self._starts[index][:, None] + self._steps]}
 
     def raw(self, row: int) -> dict[str, Any]:
-        """Return `text`: the rows of the window."""
-        start = int(self._starts[row])
-        return {"text": f"rows {start:,} to {start + len(self._steps) - 1:,}"}
+        """Return `text`, the rows of the window, and `window`, the values of its columns."""
+        start, end = int(self._starts[row]), int(self._starts[row]) + len(self._steps)
+        window = {name: column[start:end] for name, column in self._stored.items()}
+        return {"text": f"rows {start:,} to {end - 1:,}", "window": window}
 
 
 modality = Series()

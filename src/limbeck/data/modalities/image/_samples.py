@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
 
-from limbeck.data.images import MOST_PIXELS, EncodedImages, channels_of, size_of, traits_of
+from limbeck.data.images import MOST_PIXELS, EncodedImages, channels_of, size_of, traits_of, upright
 from limbeck.data.modalities.image._augment import ImageAugmentation
 from limbeck.data.modalities.image._preprocess import ImagePreprocess
 from limbeck.data.split import Division, Prepared, hash_of
@@ -343,12 +343,15 @@ class Images:
         return torch.from_numpy(self._prepare.normalise(pixels.numpy()))
 
     def raw(self, row: int) -> dict[str, Any]:
-        """Return `image`, a PIL image as stored."""
+        """Return `image`, a PIL image as stored, and `view`, the part that the model reads."""
         from PIL import Image
 
         cell = self._encoded.cell(row)
-        if not isinstance(cell, np.ndarray):
-            return {"image": cell}
-        shown = np.clip(cell / self._prepare.divide_by * 255, 0, 255).round().astype(np.uint8)
-        pixels = shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0)
-        return {"image": Image.fromarray(np.ascontiguousarray(pixels))}
+        if isinstance(cell, np.ndarray):
+            shown = np.clip(cell / self._prepare.divide_by * 255, 0, 255).round().astype(np.uint8)
+            pixels = shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0)
+            cell = Image.fromarray(np.ascontiguousarray(pixels))
+        placed, (height, width) = upright(cell), self._prepare.size
+        whole = np.array([[0, 0, width, height]], np.float32)
+        edges = self._prepare.restore_boxes(whole, (placed.height, placed.width))[0]
+        return {"image": cell, "view": placed.crop(edges.round().astype(int).tolist())}
