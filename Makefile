@@ -25,9 +25,10 @@ test-slow: $(VENV)/.dev
 
 test-all: test test-slow
 
-# The tests of drawn inputs again, with new draws.
+# The tests of drawn inputs again, with new draws, and every law with more seeds.
 explore: $(VENV)/.dev
 	LIMBECK_DRAWS=explore $(PYTEST) -m hypothesis
+	LIMBECK_DRAWS=explore $(PYTEST) tests/losses/test_laws.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
