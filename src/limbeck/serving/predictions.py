@@ -205,7 +205,7 @@ class Form:
         read: Converts the output of a batch, with the preprocessing, to predictions.
         columns: Returns the names of a prediction's columns in a table.
         further: The other outputs that `read` needs, as further arguments.
-        takes_samples: Whether `read` needs the samples of the batch, too, as its argument `samples`.
+        takes_samples: Whether `read` needs the samples of the batch, too, as `samples`.
     """
 
     output: str

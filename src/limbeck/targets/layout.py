@@ -125,7 +125,8 @@ class Layout:
     def pack(self, targets: Mapping[str, Targets], *, samples: int) -> NDArray[np.void]:
         """Convert the targets of a batch to records, `[samples]`.
 
-        A batch of shorter sequences than the layout's has fewer elements; the rest is 0.
+        A batch of shorter sequences than the layout's has fewer elements; the last one is repeated,
+        as a valid target of an element without weight.
 
         Raises:
             InputError: Another layout, or numbers that the precision cannot represent.
@@ -145,6 +146,7 @@ class Layout:
                 with np.errstate(over="ignore"):  # infinite numbers are refused below
                     # Drawn classes may be fewer than the draws: the rest has a count of 0.
                     place[tuple(map(slice, kept.shape))] = kept
+                    place[:, kept.shape[1] :] = place[:, kept.shape[1] - 1, None]
                 self._check(name, expected.form, place)
         return records
 

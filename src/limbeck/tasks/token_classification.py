@@ -113,7 +113,7 @@ class TokenClassification(BaseTask):
         >>> response.primary.values.shape, response.primary.weights
         (torch.Size([4, 3]), tensor([1., 1., 1., 0.]))
 
-    Source: Devlin et al. 2019, "BERT", section 5.3 (the label of a word is that of its first piece).
+    Source: Devlin et al. 2019, "BERT", section 5.3 (a label per word, at its first piece).
     """
 
     name: ClassVar[str] = "token_classification"
