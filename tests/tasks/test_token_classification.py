@@ -394,7 +394,7 @@ def test_a_folder_of_transformers_is_a_tagger(tmp_path):
     torch.testing.assert_close(TASK.outputs(model, batch)["logits"], expected)
     check_invariance(TorchPredictor(model, TASK), inputs, where="teacher")
     assert "AutoModelForTokenClassification" in architecture(spec, **fit)
-    with pytest.raises(InputError, match="5 classes|a model for 5 classes"):
+    with pytest.raises(InputError, match="a model for 5 classes"):
         build(spec, **{**fit, "classes": 3})
     fresh = build(ModelSpec(source="transformers", name="bert", **BERT), **fit)
     assert TASK.outputs(fresh, batch)["logits"].shape == (6, 5, 7)
