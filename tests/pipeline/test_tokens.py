@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
+from torch import nn
 
 from limbeck import load_student
+from limbeck.data.modalities.tokens._preprocess import TokensPreprocess
+from limbeck.errors import InputError
 from limbeck.pipeline.runner import run
+from limbeck.pipeline.student_files import try_folder
 from limbeck.pipeline.validate import validate
 from limbeck.report.load import load_run
 
@@ -43,7 +48,7 @@ def recipe(folder, **settings):
             "source": "parquet",
             "files": {"train": str(folder / "rows.parquet")},
             "max_overlap": 1,
-            "tokens": {"max_length": 12, "tokenizer": {"train": {"vocab_size": 60}}},
+            "tokens": {"max_length": 12, "tokenizer": {"train": {"vocab_size": 200}}},
             "tags": {},
         },
         "teacher": {
@@ -60,7 +65,7 @@ def recipe(folder, **settings):
         "seeds": [0],
         "threads": 1,
         "stages": [
-            {"train_teacher": {"epochs": 8, "batch_size": 16, "learning_rate": 0.005}},
+            {"train_teacher": {"epochs": 3, "batch_size": 16, "learning_rate": 0.005}},
             {
                 "distill": {
                     "epochs": 6,
@@ -68,8 +73,8 @@ def recipe(folder, **settings):
                     "learning_rate": 0.01,
                     "cache_teacher": True,
                     "objective": [
-                        {"task": {"weight": 0.5}},
-                        {"soft_target_kl": {"temperature": 2.0, "weight": 0.5}},
+                        {"task": {"weight": 0.9}},
+                        {"soft_target_kl": {"temperature": 2.0, "weight": 0.1}},
                     ],
                 }
             },
@@ -96,6 +101,14 @@ def test_a_tagger_of_pieces_is_distilled_quantised_and_served(tmp_path, quick_me
     assert stored["tokenizer"] == "tokenizer.json"
     card = (tmp_path / "run" / "student" / "README.md").read_text()
     assert "Tokenizer.from_file" in card
+
+
+def test_a_folder_of_transformers_is_refused_before_training(tmp_path):
+    data = SimpleNamespace(preprocess=TokensPreprocess(8, vocab_size=3, vocabulary=("ana",)))
+    with pytest.raises(
+        InputError, match=r"export\.format: got 'huggingface, for data of the kind t"
+    ):
+        try_folder(nn.Identity(), SimpleNamespace(data=data), where="stages.export")
 
 
 @pytest.mark.parametrize(
