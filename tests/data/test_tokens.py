@@ -234,10 +234,6 @@ def test_an_inner_tag_without_a_beginning_is_noted(loaded):
             r"data\.tags\.column.*did you mean \"ner_tags\"",
         ),
         (
-            {"tokens": {"tokenizer": "nowhere/tokenizer.json"}},
-            r"data\.tokens\.tokenizer: got 'nowhere",
-        ),
-        (
             {"tokens": {"vocabulary": {}, "tokenizer": "x"}},
             "vocabulary and tokenizer are given; allowed: one of them",
         ),
@@ -252,6 +248,12 @@ def test_invalid_rows_are_refused_with_their_place(loaded, given, message):
     given = {name: one for name, one in given.items() if name != "settings"}
     with pytest.raises((InputError, ValueError), match=message):
         loaded(**given, **settings)
+
+
+def test_a_damaged_tokenizer_is_refused_with_its_key(loaded, tmp_path):
+    (tmp_path / "damaged.json").write_text("{}")
+    with pytest.raises(InputError, match=r"data\.tokens\.tokenizer: got .*damaged\.json"):
+        loaded(tokens={"tokenizer": str(tmp_path / "damaged.json")})
 
 
 def test_a_class_that_no_split_has_is_noted(loaded):

@@ -251,7 +251,7 @@ class TokensPreprocess(Preprocess):
     def named(self, argument: str, *, row_files: Sequence[str]) -> list[Named]:
         """Return the argument itself, a text; a file that cannot hold words is refused."""
         shown = argument if len(argument) <= SHOWN else f"{argument[:SHOWN]}..."
-        if len(argument) < 4096 and Path(argument).exists():
+        if 0 < len(argument) < 4096 and Path(argument).exists():
             allowed = f"a text, or a file that ends in {', '.join(row_files)}"
             raise InputError(Problem(shown, "a file or a folder", allowed))
         return [(shown, argument)]
