@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -374,3 +375,42 @@ def test_batches_are_padded_to_their_own_longest(loaded):
     assert train.spread(2) == [1, 2]
     whole = train.__getitems__([0, 1, 2])
     assert torch.equal(whole["attention_mask"].sum(1), torch.tensor([5, 3, 6]))
+
+
+class Stated:
+    """The comparison with a model whose folder has a tokenizer."""
+
+    def __init__(self, folder):
+        self.where, self.refused, self.notes = "teacher", [], []
+        self.found = SimpleNamespace(
+            tokenizer=folder, origin=str(folder), max_length=10, vocab_size=None, pad=None
+        )
+
+    def texts(self, count):
+        return [" ".join(row) for row in WORDS[:count]]
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def refuse(self, where, given, allowed, fix=""):
+        self.refused.append((where, fix))
+
+
+def test_the_tokenizer_is_compared_with_that_of_a_trained_model(loaded, tmp_path):
+    tokenizer = tokenizers.ByteLevelBPETokenizer()
+    words = [" ".join(row) for row in WORDS]
+    tokenizer.train_from_iterator(words, 280, special_tokens=["<pad>"], show_progress=False)
+    tokenizer._tokenizer.save(str(tmp_path / "tokenizer.json"))
+    own = {"tokenizer": str(tmp_path), "max_length": 10}
+    same, stated = loaded(tokens=own).preprocess, Stated(tmp_path)
+    same.compare(stated)
+    assert stated.refused == []
+    for tokens, where in (
+        ({**own, "max_length": 11}, "data.tokens.max_length"),
+        ({**TRAINED, "max_length": 10}, "data.tokens.tokenizer"),
+        ({**SMALL, "max_length": 10}, "data.tokens"),
+    ):
+        stated = Stated(tmp_path)
+        loaded(tokens=tokens).preprocess.compare(stated)
+        assert [one[0] for one in stated.refused] == [where]
+    assert stated.refused[0][1] == f"Set data.tokens.tokenizer: {tmp_path}"
