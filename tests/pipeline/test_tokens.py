@@ -13,10 +13,13 @@ from torch import nn
 from limbeck import load_student
 from limbeck.data.modalities.tokens._preprocess import TokensPreprocess
 from limbeck.errors import InputError
+from limbeck.pipeline.dry_run import _budget_fits
+from limbeck.pipeline.recipe import Budget
 from limbeck.pipeline.runner import run
 from limbeck.pipeline.student_files import try_folder
 from limbeck.pipeline.validate import validate
 from limbeck.report.load import load_run
+from limbeck.tasks.token_classification import TokenClassification
 
 NAMES = {"PER": ["Ana", "Juan", "Pablo", "Eva"], "LOC": ["Roma", "Madrid", "Lima", "Oslo"]}
 FILLERS = ["vive", "en", "y", "hoy", "desde", "informa", "con", "la"]
@@ -109,6 +112,15 @@ def test_a_folder_of_transformers_is_refused_before_training(tmp_path):
         InputError, match=r"export\.format: got 'huggingface, for data of the kind t"
     ):
         try_folder(nn.Identity(), SimpleNamespace(data=data), where="stages.export")
+
+
+def test_a_budget_of_entities_is_refused_for_other_tags():
+    task = TokenClassification(("NOUN", "VERB"))
+    budget = Budget(score={"token_accuracy": 0.5}, drop={"entity_f1": 0.1})
+    [problem] = _budget_fits(SimpleNamespace(task=task, recipe=SimpleNamespace(budget=budget)))
+    assert str(problem) == (
+        "budget.drop: got 'entity_f1'; allowed: scores of these data: token_accuracy"
+    )
 
 
 @pytest.mark.parametrize(
