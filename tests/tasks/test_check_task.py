@@ -76,10 +76,33 @@ def detection():
     return task, Detector(), {"image": image, "labels": labels, "boxes": boxes}
 
 
+class Tagger(nn.Module):
+    """The classes of every word, in the layout of torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 3)
+
+    def forward(self, input_ids, attention_mask):
+        return self.embed(input_ids).transpose(1, 2)
+
+
+def tokens():
+    """Sequences of unequal length, with a further piece of a word in one."""
+    labels = torch.randint(0, 3, (6, 4), generator=GENERATOR)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]] * 2)
+    labels = labels.masked_fill(mask == 0, -100)
+    labels[0, 1] = -100
+    ids = torch.randint(1, 9, (6, 4), generator=GENERATOR) * mask
+    task = TASKS.load("token_classification")(("O", "B-a", "I-a"))
+    return task, Tagger(), {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
 OTHER = {
     "image_segmentation": segmentation,
     "object_detection": detection,
     "series_forecasting": forecasting,
+    "token_classification": tokens,
 }
 
 

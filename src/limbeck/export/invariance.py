@@ -234,7 +234,10 @@ def _problems(
     for mode, groups in groupings.items():
         try:
             parts = [predictor.predict(_rows(inputs, rows)) for rows in groups]
-            joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            joined = {
+                name: np.concatenate([_as_long(part[name], expected[name]) for part in parts])
+                for name in parts[0]
+            }
         # The model is the user's code, and may raise anything.
         except Exception as error:
             reason = (str(error).strip().splitlines() or [""])[0]
@@ -268,6 +271,14 @@ def _rows(inputs: Mapping[str, Tensor], rows: NDArray[np.int64]) -> dict[str, Te
         name: tensor[:, used] if tensor.shape[:2] == mask.shape else tensor
         for name, tensor in taken.items()
     }
+
+
+def _as_long(values: NDArray[Any], whole: NDArray[Any]) -> NDArray[Any]:
+    """Append the padding that was dropped from sequences, whose outputs are 0 there."""
+    if values.ndim != whole.ndim:
+        return values
+    missing = zip(whole.shape[1:], values.shape[1:], strict=True)
+    return np.pad(values, [(0, 0), *((0, max(0, long - short)) for long, short in missing)])
 
 
 def _copy(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

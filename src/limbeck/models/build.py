@@ -63,6 +63,7 @@ def build(
     classes: int,
     class_names: tuple[str, ...] = (),
     normalization: Normalization | None = None,
+    element: str = "sample",
     notes: list[str] | None = None,
     **sizes: int,
 ) -> nn.Module:
@@ -78,6 +79,7 @@ def build(
             `spec.class_names` states the model's own.
         normalization: The normalisation of the data's pixels; the model renormalises them if
             `spec.normalization` states another.
+        element: What a prediction describes: a sample, or each token, pixel, ... of it.
         notes: A list that is extended by notes on tensors not loaded, or loaded in another
             precision.
         sizes: The dimensions of the inputs, as the data's preprocessing states them
@@ -92,7 +94,7 @@ def build(
         6274
     """
     source: Source = SOURCES.load(spec.source)
-    fit = Fit(classes, sizes, class_names, normalization)
+    fit = Fit(classes, sizes, class_names, normalization, element)
     changes, own = _adaptation(spec, fit)
     check_size(spec, own, source)
     with keeping_defaults():
@@ -129,6 +131,7 @@ def architecture(
     classes: int,
     class_names: tuple[str, ...] = (),
     normalization: Normalization | None = None,
+    element: str = "sample",
     **sizes: int,
 ) -> str:
     """Return the text of an architecture.py whose `build()` builds the module without limbeck.
@@ -136,7 +139,7 @@ def architecture(
     Raises:
         InputError: The name is unknown.
     """
-    fit = Fit(classes, sizes, class_names, normalization)
+    fit = Fit(classes, sizes, class_names, normalization, element)
     changes, own = _adaptation(spec, fit)
     return adapted_architecture(SOURCES.load(spec.source).architecture(spec, own), changes)
 

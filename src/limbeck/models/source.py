@@ -26,12 +26,14 @@ class Fit:
             `channels` and `window` of series.
         class_names: The class names of the data, in the order of its labels.
         normalization: The normalisation of the data's pixels, if the data is images.
+        element: What a prediction describes: a sample, or each token, pixel, ... of it.
     """
 
     classes: int
     sizes: Mapping[str, int] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     normalization: Normalization | None = None
+    element: str = "sample"
 
     @property
     def channels(self) -> int | None:

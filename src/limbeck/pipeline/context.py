@@ -81,6 +81,7 @@ class Context:
             "classes": len(self.data.outputs),
             "class_names": self.data.classes,
             "normalization": normalization_of_data(self.data.preprocess),
+            "element": self.task.element,
             **self.data.preprocess.model_inputs(),
         }
 

@@ -148,7 +148,7 @@ def dry_run(context: Context) -> DryRun:
     Raises:
         InputError: A stage would fail; the problems of all stages at once.
     """
-    problems = _batch_fits(context)
+    problems = [*_batch_fits(context), *_budget_fits(context)]
     fits = not problems
     if fits:
         problems += check_models(context.recipe, context.data).problems
@@ -193,6 +193,17 @@ def _batch_fits(context: Context) -> list[Problem]:
     allowed = f"a task for data that gives {', '.join(given)}"
     fix = f"The task takes {', '.join(wanted)}: choose another, or other `data`."
     return [Problem("task", context.recipe.task, allowed, fix)]
+
+
+def _budget_fits(context: Context) -> list[Problem]:
+    """Check that the task has the budget's scores for these data, such as entities for an F1."""
+    names, budget = [one.metric.name for one in context.task.scores], context.recipe.budget
+    return [
+        Problem(f"budget.{key}", name, f"scores of these data: {', '.join(names)}")
+        for key, limits in (("score", budget.score), ("drop", budget.drop))
+        for name in limits
+        if name not in names
+    ]
 
 
 def _answers(context: Context, model: nn.Module, where: str) -> None:

@@ -11,6 +11,7 @@ from limbeck.data.spec import NOT_INPUTS
 from limbeck.errors import InputError, Problem
 from limbeck.evaluate.metrics import Parity, parity
 from limbeck.export.invariance import check_invariance, compare
+from limbeck.export.predictor import BATCH as SAMPLES
 from limbeck.export.predictor import Predictor, bytes_per_sample
 from limbeck.tasks import SAMPLE, element_rows
 
@@ -106,15 +107,24 @@ def _outputs(
     predictor: Predictor, task: Task, split: Split, rows: list[int], size: int
 ) -> dict[str, NDArray[Any]]:
     """Predict some rows; return outputs as rows of elements, and decisions as rows of samples."""
-    parts = [
-        predictor.predict(split.__getitems__(rows[start : start + size]))
-        for start in range(0, len(rows), size)
-    ]
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return {
-        name: element_rows(value, task.kinds[name]) if name in task.kinds else value
-        for name, value in joined.items()
-    }
+    parts = []
+    for start in range(0, len(rows), size):
+        batch = split.__getitems__(rows[start : start + size])
+        found = {
+            name: element_rows(value, task.kinds[name]) if name in task.kinds else value
+            for name, value in predictor.predict(batch).items()
+        }
+        if _varies(task):  # padding depends on the batch
+            weights = task.weights(batch)
+            found |= {name: found[name][weights[name].numpy() > 0] for name in task.kinds}
+        parts.append(found)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _varies(task: Task) -> bool:
+    """Return whether samples have several elements, whose number depends on the batch."""
+    axes = {axis for names in task.inputs.values() for axis in names} - {None, SAMPLES}
+    return bool(axes) and task.element != SAMPLE
 
 
 def check_file(

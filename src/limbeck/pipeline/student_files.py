@@ -25,6 +25,7 @@ from limbeck.report.usage import loading_code
 if TYPE_CHECKING:
     from torch import nn
 
+    from limbeck.data.preprocess import HuggingFace
     from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.context import Context
 
@@ -133,12 +134,7 @@ def write_folder(model: nn.Module, context: Context, folder: Path) -> None:
         InputError: transformers cannot load it, or its predictions differ.
     """
     prepare, rows = context.data.preprocess, context.data.validation
-    form = prepare.huggingface
-    if form is None:
-        given = f"data of the kind {prepare.kind}"
-        raise InputError(
-            Problem("export.format", given, "data that a pipeline of transformers reads")
-        )
+    form = _form(context, where="export")
     arguments = prepare.image_processor()
     to_folder(
         model,
@@ -166,12 +162,28 @@ def write_folder(model: nn.Module, context: Context, folder: Path) -> None:
     check_standalone(folder, form.code, inputs, expected, where="student/huggingface")
 
 
+def _form(context: Context, *, where: str) -> HuggingFace:
+    """Return the form of the folder of a student of these data.
+
+    Raises:
+        InputError: There is none.
+    """
+    prepare = context.data.preprocess
+    if prepare.huggingface is None:
+        given = f"huggingface, for data of the kind {prepare.kind}"
+        allowed = "onnx or safetensors, for data that limbeck writes no such folder for"
+        raise InputError(Problem(f"{where}.format", given, allowed, "Remove huggingface."))
+    return prepare.huggingface
+
+
 def try_folder(model: nn.Module, context: Context, *, where: str) -> None:
     """Check on an untrained model whether transformers can load its saved folder.
 
     Raises:
-        InputError: The model has a change that its configuration does not describe.
+        InputError: The model has a change that its configuration does not describe, or there is no
+            such folder for data of this kind.
     """
+    _form(context, where=where)
     rows = context.data.validation
     batch = rows.__getitems__(rows.spread(ROWS))
     expected = TorchPredictor(model, context.task).predict(batch)

@@ -126,7 +126,7 @@ def cached_teacher(context: Context, teacher: Teacher, specs: Sequence[ModelSpec
     train = context.data.train
     train.set_seed(context.seed)
     key = key_of(context.data, teacher=_fingerprint(teacher, specs))
-    batch = train.__getitems__([0, 1])
+    batch = train.__getitems__(train.spread(2))  # with the longest sequence
     layout = Layout.of(_targets(context, teacher, batch), samples=len(batch["index"]))
     store = TeacherCache(
         context.teacher_cache / fingerprint.of_json([key, layout.plain()])[:16],
@@ -147,7 +147,7 @@ def cached_teacher(context: Context, teacher: Teacher, specs: Sequence[ModelSpec
     context.accelerator.wait_for_everyone()
     if not store.complete:  # filled by another process
         return cached_teacher(context, teacher, specs)
-    return CachedTeacher(store, fingerprint=teacher.fingerprint)
+    return CachedTeacher(store, fingerprint=teacher.fingerprint, task=context.task)
 
 
 def _fingerprint(teacher: Teacher, specs: Sequence[ModelSpec]) -> str:

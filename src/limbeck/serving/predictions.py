@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 
+from limbeck.core.entity_spans import entity_spans, is_bio
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -154,6 +155,46 @@ class Detections(Result):
 
 
 @dataclass(frozen=True)
+class Entity:
+    """An entity in a sequence of words.
+
+    Attributes:
+        label: Its type.
+        text: Its part of the given text, or its words joined by spaces.
+        start: Its first word.
+        end: The word after its last one.
+    """
+
+    label: str
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Tags(Result):
+    """The predicted tag of every word of one input.
+
+    Attributes:
+        words: The words; a text was divided into words and punctuation marks.
+        tags: The tag of each word; None for words beyond the model's length, which have none.
+        probabilities: The probability of each tag; None without one.
+        entities: The entities, if the tags are BIO tags.
+    """
+
+    words: tuple[str, ...]
+    tags: tuple[str | None, ...]
+    probabilities: tuple[float | None, ...]
+    entities: tuple[Entity, ...] = ()
+
+    @property
+    def row(self) -> dict[str, str | float]:
+        """Return the entities as one text, and the tags; `-` for words without one."""
+        shown = "; ".join(f"{one.label} {one.text}" for one in self.entities)
+        return {"entities": shown, "tags": " ".join(tag or "-" for tag in self.tags)}
+
+
+@dataclass(frozen=True)
 class Form:
     """The conversion of a file's output to predictions.
 
@@ -164,6 +205,7 @@ class Form:
         read: Converts the output of a batch, with the preprocessing, to predictions.
         columns: Returns the names of a prediction's columns in a table.
         further: The other outputs that `read` needs, as further arguments.
+        takes_samples: Whether `read` needs the samples of the batch, too, as `samples`.
     """
 
     output: str
@@ -172,15 +214,20 @@ class Form:
     read: Callable[..., Sequence[Result]]
     columns: Callable[[Preprocess], Sequence[str]]
     further: tuple[str, ...] = ()
+    takes_samples: bool = False
+
+
+def _softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Compute the probabilities of classes, which are the second axis."""
+    logits = logits.astype(np.float64)
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True))
 
 
 def _classes(logits: NDArray[Any], prepare: Preprocess) -> Sequence[Result]:
     if prepare.targets:
         return _values(1 / (1 + np.exp(-logits.astype(np.float64))), prepare)
-    logits = logits.astype(np.float64)
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares = exponents / exponents.sum(axis=1, keepdims=True)
-    names = prepare.classes
+    shares, names = _softmax(logits), prepare.classes
     return [
         Prediction(names[top], float(row[top]), dict(zip(names, row.tolist(), strict=True)))
         for row, top in zip(shares, shares.argmax(axis=1), strict=True)
@@ -214,6 +261,58 @@ def _detections(
         )
         for image, kept in enumerate(found)
     ]
+
+
+class Worded(Protocol):
+    """A sequence of words: they, and the text that they are of."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Return the words."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """Return the text; empty if words were given."""
+        ...
+
+    @property
+    def offsets(self) -> tuple[tuple[int, int], ...]:
+        """Return the first and the end character of each word in the text."""
+        ...
+
+
+@runtime_checkable
+class PlacesWords(Protocol):
+    """A preprocessing that states at which position of the model's input each word is."""
+
+    def places(self, samples: Sequence[Any]) -> Sequence[NDArray[np.int64]]:
+        """Return the position of each word, `[words]` per sample; -1 for words without one."""
+        ...
+
+
+def _tags(
+    logits: NDArray[Any], prepare: Preprocess, *, samples: Sequence[Worded]
+) -> Sequence[Result]:
+    if not isinstance(prepare, PlacesWords):
+        allowed = "preprocessing of words, for a file with a class per position"
+        raise InputError(Problem("preprocess.json", prepare.kind, allowed))
+    shares, names = _softmax(logits), np.array(prepare.classes)
+    results = []
+    for own, sample, places in zip(shares, samples, prepare.places(samples), strict=True):
+        top = own.argmax(axis=0)
+        tags = [str(names[top[place]]) if place >= 0 else None for place in places]
+        likely = [float(own[top[place], place]) if place >= 0 else None for place in places]
+        spans = entity_spans(tags) if is_bio(prepare.classes) else []
+        entities = tuple(Entity(label, _text(sample, a, b), a, b) for label, a, b in spans)
+        results.append(Tags(sample.words, tuple(tags), tuple(likely), entities))
+    return results
+
+
+def _text(sample: Worded, start: int, end: int) -> str:
+    if not sample.offsets:
+        return " ".join(sample.words[start:end])
+    return sample.text[sample.offsets[start][0] : sample.offsets[end - 1][1]]
 
 
 def _forecast(quantiles: NDArray[Any], prepare: Preprocess) -> Sequence[Result]:
@@ -253,6 +352,14 @@ FORMS = (
         read=_detections,
         columns=lambda prepare: ("count", "objects"),
         further=("boxes", "scores", "labels"),
+    ),
+    Form(
+        LOGITS,
+        axes=3,
+        width=1,
+        read=_tags,
+        columns=lambda prepare: ("entities", "tags"),
+        takes_samples=True,
     ),
     Form(LOGITS, axes=4, width=1, read=_segmentation, columns=lambda prepare: prepare.classes),
     Form(

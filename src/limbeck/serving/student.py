@@ -69,14 +69,15 @@ class Student:
             inputs: One input, or a batch of them: a list or another iterable, an array or a tensor
                 with one more axis, a pandas DataFrame of rows. An image is a path, encoded bytes, a
                 PIL image, an array or a tensor `[h, w]`, `[c, h, w]` or `[h, w, c]`; a text is a
-                `str`; a table row is a mapping of columns to cells.
+                `str`; a table row is a mapping of columns to cells; a sequence of words is a text,
+                or a list of words in the list of inputs.
             batch_size: The number of inputs that the model runs at once.
 
         Returns:
             One result for one input, a list of them for a batch: a `Prediction` of a class, the
             `Values` of a regression or of independent labels, the `Detections` of objects, in
-            pixels of the given image, a `Segmentation`, or a `Forecast`, as in
-            `limbeck.serving.predictions`.
+            pixels of the given image, a `Segmentation`, a `Forecast`, or the `Tags` of words with
+            their entities, as in `limbeck.serving.predictions`.
 
         Raises:
             InputError: Inputs are missing or invalid; the message lists up to 20 problems.
@@ -150,7 +151,8 @@ class Student:
         values, *further = (outputs[name] for name in (self._form.output, *self._form.further))
         if np.isnan(values).any():
             raise LimbeckError(f"{self.folder / MODEL}: a prediction is NaN")
-        results = self._form.read(values, self.preprocess, *further)
+        more = {"samples": samples} if self._form.takes_samples else {}
+        results = self._form.read(values, self.preprocess, *further, **more)
         for result, size in zip(results, sizes, strict=True):
             prepare = self.preprocess
             if isinstance(result, Detections) and isinstance(prepare, PlacesLabels) and size:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -45,6 +45,15 @@ class OutputLayout:
     rows: Mapping[str, tuple[tuple[int, ...], bool]]
     settings: Mapping[str, Any]
     constants: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
+
+    def fits(self, larger: OutputLayout) -> bool:
+        """Return whether records of another layout hold these targets: all but the elements agree.
+
+        Sequences of a batch are as long as its longest one.
+        """
+        return (
+            self.elements <= larger.elements and replace(self, elements=larger.elements) == larger
+        )
 
     def plain(self) -> dict[str, Any]:
         """Return what defines the layout, as plain data."""
@@ -116,24 +125,28 @@ class Layout:
     def pack(self, targets: Mapping[str, Targets], *, samples: int) -> NDArray[np.void]:
         """Convert the targets of a batch to records, `[samples]`.
 
+        A batch of shorter sequences than the layout's has fewer elements; the last one is repeated,
+        as a valid target of an element without weight.
+
         Raises:
             InputError: Another layout, or numbers that the precision cannot represent.
         """
         found = {name: _layout_of(name, one, samples) for name, one in targets.items()}
         records = np.zeros(samples, self.dtype)
         for name, expected in self.outputs.items():
-            if name not in found or found[name] != expected:
+            if name not in found or not found[name].fits(expected):
                 given = found[name].plain() if name in found else f"outputs {', '.join(found)}"
                 allowed = f"{name}: {expected.plain()}, as in the first batch"
                 raise InputError(Problem("teacher", str(given), allowed))
             for key, (_, whole) in expected.rows.items():
                 rows = getattr(targets[name], key).detach().cpu()
                 rows = rows if whole else rows.float()
-                kept = rows.reshape(samples, expected.elements, *rows.shape[1:]).numpy()
+                kept = rows.reshape(samples, found[name].elements, *rows.shape[1:]).numpy()
                 place = records[name][key]
                 with np.errstate(over="ignore"):  # infinite numbers are refused below
                     # Drawn classes may be fewer than the draws: the rest has a count of 0.
                     place[tuple(map(slice, kept.shape))] = kept
+                    place[:, kept.shape[1] :] = place[:, kept.shape[1] - 1, None]
                 self._check(name, expected.form, place)
         return records
 

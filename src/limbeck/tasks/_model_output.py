@@ -109,6 +109,39 @@ def run_map(
     raise InputError(Problem("model.output", _described(returned), allowed))
 
 
+def run_tokens(model: nn.Module, inputs: Mapping[str, Tensor], *, classes: int) -> Tensor:
+    """Run a model and return the logits of every position, `[n, classes, time]`.
+
+    A tensor has this layout, as `nn.CrossEntropyLoss` expects it. In a mapping, dataclass or named
+    tuple, `logits` is used, in the layout of transformers, `[n, time, classes]`.
+
+    Raises:
+        InputError: No output has a logit per class at each position of the first input.
+
+    Example:
+        >>> import torch
+        >>> class Net(nn.Module):
+        ...     def forward(self, x):
+        ...         return {"logits": nn.functional.one_hot(x, 3).float()}
+        >>> run_tokens(Net(), {"input_ids": torch.zeros(2, 5, dtype=torch.int64)}, classes=3).shape
+        torch.Size([2, 3, 5])
+    """
+    returned = call(model, inputs)
+    if isinstance(returned, fx.Proxy):  # symbolic tracing has no shapes to choose by
+        return cast("Tensor", returned)
+    first = next(iter(inputs.values()))
+    expected = (first.shape[0], classes, first.shape[1])
+    logits: Tensor | None = returned if isinstance(returned, Tensor) else None
+    if logits is None:
+        named = dict(_tensors(returned)).get(LOGITS)
+        logits = named.transpose(1, 2) if named is not None and named.ndim == 3 else None
+    if logits is None or tuple(logits.shape) != expected or not logits.is_floating_point():
+        allowed = f"a tensor [n, {classes}, time], or a field named logits [n, time, {classes}]"
+        fix = f"n is {expected[0]} and time {expected[2]} for this batch."
+        raise InputError(Problem("model.output", _described(returned), allowed, fix))
+    return logits
+
+
 def run_values(model: nn.Module, inputs: Mapping[str, Tensor], *, width: int) -> Tensor:
     """Run a model and return its real values, flattened to `[n, width]`.
 

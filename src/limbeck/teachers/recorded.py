@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from limbeck.errors import InputError, Problem
 from limbeck.targets import Answer, Targets
-from limbeck.tasks import Batch
+from limbeck.tasks import Batch, Task
 
 
 class Record(Protocol):
@@ -29,10 +30,13 @@ class CachedTeacher(nn.Module):
     Args:
         record: The cache of the outputs.
         fingerprint: The fingerprint of the cached teacher.
+        task: The task, for sequences whose length varies by batch: records are as long as the
+            longest sequence, and answers as the batch.
     """
 
-    def __init__(self, record: Record, *, fingerprint: str) -> None:
+    def __init__(self, record: Record, *, fingerprint: str, task: Task | None = None) -> None:
         super().__init__()
+        self._task = task
         self._record = record
         self._fingerprint = fingerprint
 
@@ -64,8 +68,23 @@ class CachedTeacher(nn.Module):
             raise InputError(Problem("batch", list(batch), allowed, fix))
         index = batch["index"]
         targets = self._record.lookup(index.cpu(), batch["view"].cpu())
+        if self._task is not None:
+            weights = self._task.weights(batch)
+            targets = {
+                name: _shortened(one, len(index), len(weights[name]))
+                for name, one in targets.items()
+            }
         return Answer({name: one.to(index.device) for name, one in targets.items()})
 
     def forward(self, batch: Batch) -> Answer:
         """Run `answer`, for wrappers that call a module."""
         return self.answer(batch)
+
+
+def _shortened(targets: Targets, samples: int, elements: int) -> Targets:
+    """Return the first elements of each sample, as many as the batch has."""
+    stored, needed = targets.elements // samples, elements // samples
+    if needed >= stored:
+        return targets
+    rows = torch.arange(samples)[:, None] * stored + torch.arange(needed)
+    return targets.take(rows.flatten())

@@ -44,7 +44,9 @@ def file_of_net(name: str) -> Path:
 
 
 def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, object]:
-    known = {key: value for key, value in fit.dimensions().items() if key != "vocab_size"}
+    known, taken = fit.dimensions(), inspect.signature(_builder(spec.name)).parameters
+    if "vocab_size" not in taken:
+        known.pop("vocab_size", None)
     return {**known, **spec.arguments}
 
 

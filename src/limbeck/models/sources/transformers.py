@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 
     from limbeck.models.spec import ModelSpec
 
-CLASSIFIERS = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
+TOKENS = "AutoModelForTokenClassification"
+CLASSIFIERS = (
+    *("AutoModelForSequenceClassification", "AutoModelForImageClassification"),
+    TOKENS,
+)
 ALLOWED = "a model type that transformers makes a classifier of"
 # Settings about where and with what a configuration was written, not about the model.
 WRITER_SETTINGS = {"transformers_version", "_name_or_path", "dtype", "torch_dtype"}
@@ -49,8 +53,14 @@ def names() -> list[str]:
 
 
 def _classifier(config: type, fit: Fit | None = None) -> str | None:
-    """Return the class for texts, else for images; with both (Perceiver) the data decides."""
+    """Return the class for texts, else for images; with both (Perceiver) the data decides.
+
+    For predictions per token it is that for tokens; without data any class that exists.
+    """
     found = [name for name in CLASSIFIERS if config in _mapping(name)]
+    if fit is not None:
+        tokens = fit.element == "token"
+        found = [name for name in found if (name == TOKENS) == tokens]
     images = fit is not None and fit.channels is not None
     return (found[-1] if images else found[0]) if found else None
 
@@ -71,6 +81,9 @@ def _config(spec: ModelSpec, fit: Fit) -> Any:
         return _config_of(spec.path, fit, fresh=spec.loading.head == "fresh")
     check(spec)
     kind = require("transformers", extra="text").CONFIG_MAPPING[spec.name]
+    if _classifier(kind, fit) is None:
+        given = f"{spec.name}, with a prediction per {fit.element}"
+        raise InputError(Problem("model.name", given, ALLOWED))
     known = _arguments_of(kind)
     fitted = {"vocab_size": fit.vocab_size, "num_channels": fit.channels}
     data = {key: value for key, value in fitted.items() if value is not None and key in known}
@@ -123,7 +136,8 @@ def _config_of(path: str, fit: Fit, *, fresh: bool) -> Any:
     check_folder(path, content, getattr(transformers, name), kind)
     config = kind.from_dict(content)
     problems = []
-    has_head = not fresh and any("Classification" in name for name in config.architectures or [])
+    own = name.removeprefix("AutoModelFor")
+    has_head = not fresh and any(own in one for one in config.architectures or [])
     if has_head and config.num_labels != fit.classes:
         given = f"{path}: a model for {config.num_labels} classes"
         fix = "To train a new head on its body: `loading: {head: fresh}`."

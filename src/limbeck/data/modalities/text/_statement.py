@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,25 @@ PADDED = 1024
 PROBES = ("Hello, World!", "ÉCOLE naïve", "a\tb  c\n", "3,141.59 € #tag @you", "日本語 🙂", "")
 
 
-def compare(prepare: TextPreprocess, comparison: Comparison) -> None:
-    """Compare a tokenizer with what a trained model's files state."""
-    found, where, place = comparison.found, comparison.where, "data.text.tokenizer"
+def compare(
+    prepare: TextPreprocess,
+    comparison: Comparison,
+    *,
+    key: str = "data.text",
+    change: Callable[[str], str] = str,
+) -> None:
+    """Compare a tokenizer with what a trained model's files state.
+
+    Args:
+        prepare: The data's tokenizer.
+        comparison: What the model's files state.
+        key: The section of the recipe that names the tokenizer.
+        change: What the data changed in its tokenizer.json.
+    """
+    found, where, place = comparison.found, comparison.where, f"{key}.tokenizer"
     if found.max_length is not None and prepare.max_length > found.max_length:
         allowed = f"at most {found.max_length}, the positions of {where} ({found.origin})"
-        comparison.refuse("data.text.max_length", prepare.max_length, allowed)
+        comparison.refuse(f"{key}.max_length", prepare.max_length, allowed)
     if found.tokenizer is None:
         sizes = (
             f"; it has {found.vocab_size} token embeddings, the data's tokenizer has "
@@ -35,11 +48,11 @@ def compare(prepare: TextPreprocess, comparison: Comparison) -> None:
         comparison.note(text + (sizes if found.vocab_size else "."))
         return
     texts = comparison.texts(TEXTS)
-    own = _tokenizer(found.tokenizer, where)
+    own = change(_tokenizer(found.tokenizer, where))
     difference = tokenizers_differ(own, prepare.tokenizer, [*texts, *PROBES])
     if difference:
         allowed = f"the tokenizer that {where} was trained with ({found.tokenizer})"
-        comparison.refuse(place, difference, allowed, f"Set data.text.tokenizer: {found.tokenizer}")
+        comparison.refuse(place, difference, allowed, f"Set {place}: {found.tokenizer}")
     elif found.pad is not None and found.pad != prepare.pad:
         allowed = f"token {found.pad}, the pad_token_id of {where} ({found.origin})"
         fix = "Let the padding token of the tokenizer and pad_token_id of config.json agree."
