@@ -44,7 +44,8 @@ def file_of_net(name: str) -> Path:
 
 
 def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, object]:
-    known = {key: value for key, value in fit.dimensions().items() if key != "vocab_size"}
+    taken = inspect.signature(_builder(spec.name)).parameters
+    known = {key: value for key, value in fit.dimensions().items() if key in taken}
     return {**known, **spec.arguments}
 
 
