@@ -186,7 +186,7 @@ def _positions(settings: GraphSpec, names: NDArray[np.str_]) -> NDArray[np.int64
         place = np.minimum(np.searchsorted(ordered, given), len(names) - 1)
         unknown = np.flatnonzero(ordered[place] != given)
         if len(unknown):
-            shown = f"{given[unknown[0]]!r} in edge {unknown[0]} ({len(unknown)} such edges)"
+            shown = f"{str(given[unknown[0]])!r} in edge {unknown[0]} ({len(unknown)} such edges)"
             allowed = f"names of the {len(names):,} nodes in the column {settings.node}"
             where = f"data.graph.edges ({settings.edges}), {side} node"
             problems.append(Problem(where, shown, allowed))
