@@ -50,7 +50,7 @@ EXAMPLES = {
 # They have files of their own.
 OTHER = {
     *("tabular_regression", "image_multilabel", "tabular_multilabel", "text_multilabel"),
-    *("image_segmentation", "object_detection", "series_forecasting"),
+    *("image_segmentation", "object_detection", "series_forecasting", "node_classification"),
 }
 
 

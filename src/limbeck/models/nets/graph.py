@@ -7,8 +7,6 @@ the nodes that are predicted.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,8 +37,10 @@ class GCN(nn.Module):
 
     def __init__(self, widths: list[int], dropout: float) -> None:
         super().__init__()
-        pairs = pairwise(widths)
-        self.convolutions = nn.ModuleList([GraphConvolution(*pair) for pair in pairs])
+        layers = range(len(widths) - 1)
+        self.convolutions = nn.ModuleList(
+            [GraphConvolution(widths[at], widths[at + 1]) for at in layers]
+        )
         self.dropout = dropout
 
     def forward(self, features: Tensor, edges: Tensor, degrees: Tensor, nodes: Tensor) -> Tensor:
@@ -58,8 +58,8 @@ class NodeMLP(nn.Module):
 
     def __init__(self, widths: list[int], dropout: float) -> None:
         super().__init__()
-        pairs = pairwise(widths)
-        self.layers = nn.ModuleList([nn.Linear(*pair) for pair in pairs])
+        layers = range(len(widths) - 1)
+        self.layers = nn.ModuleList([nn.Linear(widths[at], widths[at + 1]) for at in layers])
         self.dropout = dropout
 
     def forward(
