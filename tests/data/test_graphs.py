@@ -405,7 +405,10 @@ def test_raw_nodes_are_read_in_every_form() -> None:
     ("value", "message"),
     [
         ({"words": [1, 2]}, r"no column year"),
-        ({"words": [1], "year": 3}, r"input, words: got 'an array \[1, 1\]'; allowed: numbers"),
+        (
+            {"words": [1], "year": 3},
+            r"input, words: got 'an array \[1, 1\]'; allowed: 2 numbers per node",
+        ),
         ({"words": [1, "x"], "year": 3}, r"input, words: got 'no numbers'"),
         ({"words": [1, None], "year": 3}, r"NaN or infinity in node 0"),
         ([1.0, 2.0], r"allowed: 3 features of a node"),

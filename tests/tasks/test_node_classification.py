@@ -135,8 +135,14 @@ def test_taps_have_a_row_per_sample_in_both_nets() -> None:
     assert response.primary.sample_of.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("kind", ["gcn", "mlp"])
-@pytest.mark.parametrize("traced", [[0, 5], [39, 38]])
+@pytest.mark.parametrize(
+    ("kind", "traced"),
+    [
+        ("gcn", [0, 5]),
+        pytest.param("gcn", [39, 38], marks=pytest.mark.slow),
+        pytest.param("mlp", [0, 5], marks=pytest.mark.slow),
+    ],
+)
 def test_the_file_equals_the_model_for_other_sizes(
     kind: str, traced: list[int], tmp_path: Path
 ) -> None:
@@ -205,7 +211,7 @@ def test_samples_are_selected_along_their_own_axis() -> None:
         TASK.weights({"features": batch["features"]})
 
 
-@pytest.mark.parametrize("kind", ["gcn", "mlp"])
+@pytest.mark.parametrize("kind", ["gcn", pytest.param("mlp", marks=pytest.mark.slow)])
 def test_a_served_student_predicts_rows_and_graphs(kind: str, tmp_path: Path) -> None:
     graph, model = graph_of(), net(kind)
     to_onnx(model, TASK, batch_of(graph, [0, 1]), tmp_path / "model.onnx")

@@ -125,7 +125,7 @@ class GraphPreprocess(Preprocess):
             rows = 0 if found is None or found.ndim == 0 else len(found)
             if found is None or not rows or found.size != rows * column.width:
                 given = "no numbers" if found is None else f"an array {list(found.shape)}"
-                allowed = f"numbers [nodes, {column.width}]"
+                allowed = f"{column.width} numbers per node"
                 problems.append(Problem(f"{where}, {column.name}", given, allowed))
             elif not np.isfinite(found).all():
                 row = int(np.flatnonzero(~np.isfinite(found.reshape(rows, -1)).all(axis=1))[0])
@@ -140,13 +140,14 @@ class GraphPreprocess(Preprocess):
             raise InputError(*problems)
         count = len(parts[0])
         edges = _edges(value.get("edges", ()), count, where=f"{where}, edges")
-        degrees = None
+        degrees: NDArray[np.float32] | None = None
         if value.get("degrees") is not None:
-            degrees = _numbers(value["degrees"])
-            if degrees is None or degrees.shape != (count,) or not (degrees >= 0).all():
+            given_degrees = _numbers(value["degrees"])
+            fits = given_degrees is not None and given_degrees.shape == (count,)
+            if given_degrees is None or not fits or not (given_degrees >= 0).all():
                 allowed = f"{count} numbers of at least 0, one per node"
                 raise InputError(Problem(f"{where}, degrees", value["degrees"], allowed))
-            degrees = degrees.astype(np.float32)
+            degrees = given_degrees.astype(np.float32)
         return Graph(self.scale(np.concatenate(parts, axis=1)), edges, degrees)
 
     def read(self, value: object, *, where: str) -> Node:
@@ -179,8 +180,8 @@ class GraphPreprocess(Preprocess):
             return Node(self.graph({name: cell[None] for name, cell in cells}, where=where), 0)
         if "edges" not in value:
             require_columns(value, self.columns, where=where)
-            row = {name: _row(value[name]) for name in self.columns}
-            return Node(self.graph(row, where=where), 0)
+            cells_of_one = {name: [value[name]] for name in self.columns}
+            return Node(self.graph(cells_of_one, where=where), 0)
         graph = self.graph(value, where=where)
         number = value.get("node", 0)
         if isinstance(number, bool) or not isinstance(number, int | np.integer):
@@ -209,11 +210,6 @@ def _numbers(value: object) -> NDArray[np.float64] | None:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         return None
-
-
-def _row(cell: object) -> object:
-    """Return a cell as the column of one node."""
-    return [cell]
 
 
 def _edges(value: object, count: int, *, where: str) -> NDArray[np.int64]:

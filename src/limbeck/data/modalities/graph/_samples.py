@@ -14,7 +14,7 @@ import torch
 from limbeck.data.columns import read_numbers
 from limbeck.data.files import resolve
 from limbeck.data.label import UNLABELLED, kind_of
-from limbeck.data.loaded import check_columns
+from limbeck.data.labels.classes import kind as classes
 from limbeck.data.modalities.graph._graph import Graph
 from limbeck.data.modalities.graph._preprocess import GraphPreprocess, NodeColumn
 from limbeck.data.sources import csv, npz, parquet
@@ -41,11 +41,9 @@ def arrange(settings: GraphSpec, spec: DataSpec, loaded: Loaded) -> Loaded:
     """Divide the nodes into splits, and add nodes of the others to training, without labels.
 
     Raises:
-        InputError: A column is missing, or the name of a node is missing or occurs twice.
+        InputError: The name of a node is missing or occurs twice, or a label is invalid.
     """
     label, node = spec.columns.label, settings.node
-    needed = {node: "data.graph.node", **dict.fromkeys(settings.features, "data.graph.features")}
-    check_columns(loaded.splits, {**needed, label: "data.columns"})
     _check_names({name: _names(one, node, name) for name, one in loaded.splits.items()}, node)
     labels = kind_of(spec).read(spec, loaded)
     whole = spec.model_copy(update={"max_samples": {}})  # the graph keeps every node
@@ -59,8 +57,8 @@ def arrange(settings: GraphSpec, spec: DataSpec, loaded: Loaded) -> Loaded:
             "transductive: the features and edges of the validation and test nodes are part of the "
             "training graph, their labels are not"
         )
-        if spec.unlabelled:
-            kept = [*needed, label, *filter(None, [spec.columns.weight])]
+        if classes.of(spec).unlabelled:
+            kept = [node, *settings.features, label, *filter(None, [spec.columns.weight])]
             splits[TRAIN] = _extended(train, [splits[name] for name in OTHERS], kept, label)
             note += "; the teacher's predictions of them train the student"
     else:
@@ -253,14 +251,14 @@ def prepare(settings: GraphSpec, loaded: Loaded, division: Division) -> Prepared
     known = {name: place for place, name in enumerate(every[first].tolist())}
     values = np.concatenate([np.concatenate(read[source], axis=1) for source in sources])[first]
     trained = values[: len(names[TRAIN])]
-    scale: dict[str, tuple[float, ...]] = {}
+    mean: list[float] = []
+    std: list[float] = []
     if settings.scaling == "standard":
-        std = trained.std(axis=0)
-        scale = {
-            "mean": tuple(trained.mean(axis=0).tolist()),
-            "std": tuple(np.where(std > 0, std, 1.0).tolist()),
-        }
-    preprocess = GraphPreprocess(columns, settings.hops, settings.scaling, **scale)
+        deviation = trained.std(axis=0)
+        mean, std = trained.mean(axis=0).tolist(), np.where(deviation > 0, deviation, 1.0).tolist()
+    preprocess = GraphPreprocess(
+        columns, settings.hops, settings.scaling, mean=tuple(mean), std=tuple(std)
+    )
     graph = Graph(preprocess.scale(values), _positions(settings, every[first]))
     inductive = settings.setting == "inductive"
     graphs = {TRAIN: graph.within(len(trained)) if inductive else graph}
