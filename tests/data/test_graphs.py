@@ -90,7 +90,7 @@ def contents(data: Data, split: str) -> dict[str, set[str]]:
         sources = batch["edges"][0][batch["edges"][1] == 0]
         found[str(batch["features"][0].tolist())] = {
             f"label {batch['labels'].tolist()}",
-            f"degree {batch['degrees'][0]:g}",
+            f"degree {batch['degrees'][0]}",
             *(str(batch["features"][one].tolist()) for one in sources),
         }
     return found
@@ -418,7 +418,7 @@ def test_raw_nodes_are_read_in_every_form() -> None:
         (WHOLE | {"edges": [[0, 3]]}, r"edges: got '\[0.0, 3.0\] in row 0.*positions from 0 to 2"),
         (WHOLE | {"edges": [0, 1]}, r"edges: got 'an array \[2\]'"),
         (WHOLE | {"year": [1, 2]}, r"3, 2 nodes"),
-        (WHOLE | {"degrees": [1, 2]}, r"3 numbers of at least 0"),
+        (WHOLE | {"degrees": [1, 2]}, r"3 whole numbers of at least 0"),
     ],
 )
 def test_invalid_nodes_are_refused(value: object, message: str) -> None:

@@ -89,7 +89,7 @@ def nodes():
     batch = {
         "features": torch.randn(9, 4, generator=GENERATOR),
         "edges": torch.tensor([[6, 7, 1, 0, 8, 2], [0, 0, 0, 1, 3, 4]]),
-        "degrees": torch.tensor([3.0, 4, 1, 1, 1, 0, 2, 1, 5]),
+        "degrees": torch.tensor([3, 4, 1, 1, 1, 0, 2, 1, 5]),
         "nodes": torch.arange(6),
     }
     task = TASKS.load("node_classification")(("a", "b", "c"))

@@ -93,7 +93,7 @@ def test_fewer_hops_than_layers_are_refused_and_would_differ() -> None:
 def test_a_batch_without_true_degrees_would_differ() -> None:
     graph, model = graph_of(), net()
     batch = batch_of(graph, [0, 1, 2])
-    cut = torch.bincount(batch["edges"][1], minlength=len(batch["features"])).float()
+    cut = torch.bincount(batch["edges"][1], minlength=len(batch["features"]))
     assert (cut != batch["degrees"]).any()
     wrong = TASK.outputs(model, {**batch, "degrees": cut})["logits"].detach().numpy()
     assert np.abs(wrong - dense(model, graph)[:3]).max() > 1e-3

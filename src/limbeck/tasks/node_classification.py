@@ -34,7 +34,7 @@ class NodeClassification(Classification):
         >>> batch = {
         ...     "features": torch.randn(5, 4),
         ...     "edges": torch.tensor([[3, 4], [0, 1]]),
-        ...     "degrees": torch.ones(5),
+        ...     "degrees": torch.tensor([1, 1, 0, 4, 2]),
         ...     "nodes": torch.tensor([0, 1]),
         ...     "labels": torch.tensor([1, 0]),
         ... }

@@ -45,7 +45,7 @@ class GCN(nn.Module):
 
     def forward(self, features: Tensor, edges: Tensor, degrees: Tensor, nodes: Tensor) -> Tensor:
         """Return the logits `[n, classes]` of the nodes."""
-        scale = (degrees + 1).rsqrt().unsqueeze(-1)
+        scale = (degrees + 1).to(features.dtype).rsqrt().unsqueeze(-1)
         x = features
         for number, convolution in enumerate(self.convolutions):
             x = F.relu(x) if number else x

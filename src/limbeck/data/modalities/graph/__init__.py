@@ -36,7 +36,7 @@ if prepare["scaling"] == "standard":
 features = features.astype(np.float32)
 pairs = np.array(graph["edges"], dtype=np.int64).reshape(-1, 2)  # each once, of different nodes
 edges = np.concatenate([pairs, pairs[:, ::-1]]).T
-degrees = np.bincount(edges[1], minlength=len(features)).astype(np.float32)  # in the whole graph
+degrees = np.bincount(edges[1], minlength=len(features))  # in the whole graph
 nodes = np.array(graph["nodes"], dtype=np.int64)  # the positions of the nodes to predict
 """
 

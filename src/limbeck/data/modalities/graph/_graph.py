@@ -33,21 +33,21 @@ class Graph:
             a larger graph; by default that in the edges.
 
     Attributes:
-        degrees: The number of neighbours of each node, float32 `[nodes]`.
+        degrees: The number of neighbours of each node, int64 `[nodes]`.
         loops: The number of self-loops that were dropped.
         repeated: The number of repeated edges that were dropped.
 
     Example:
         >>> graph = Graph(np.eye(3, dtype=np.float32), np.array([[0, 1], [1, 0], [2, 1]]))
         >>> graph.degrees.tolist(), graph.repeated
-        ([1.0, 2.0, 1.0], 1)
+        ([1, 2, 1], 1)
     """
 
     def __init__(
         self,
         features: NDArray[np.float32],
         edges: NDArray[np.int64],
-        degrees: NDArray[np.float32] | None = None,
+        degrees: NDArray[np.int64] | None = None,
     ) -> None:
         count = len(features)
         between = edges[edges[:, 0] != edges[:, 1]]
@@ -59,7 +59,7 @@ class Graph:
         self.features, self.edges = features, pairs
         self._neighbours = both[:, 0].copy()
         self._starts = np.searchsorted(both[:, 1], np.arange(count + 1))
-        own = np.diff(self._starts).astype(np.float32)
+        own = np.diff(self._starts).astype(np.int64)
         self.degrees = own if degrees is None else degrees
 
     def __len__(self) -> int:
@@ -91,7 +91,7 @@ class Graph:
 
         Returns:
             `features` float32 `[m, width]`, the given nodes first; `edges` int64 `[2, edges]` as
-            (source, target) positions among them, each direction an edge; `degrees` float32 `[m]`
+            (source, target) positions among them, each direction an edge; `degrees` int64 `[m]`
             in the whole graph; and `nodes` int64 `[n]`, the positions of the given nodes.
 
         Example:

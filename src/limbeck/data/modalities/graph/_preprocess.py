@@ -140,14 +140,14 @@ class GraphPreprocess(Preprocess):
             raise InputError(*problems)
         count = len(parts[0])
         edges = _edges(value.get("edges", ()), count, where=f"{where}, edges")
-        degrees: NDArray[np.float32] | None = None
+        degrees: NDArray[np.int64] | None = None
         if value.get("degrees") is not None:
-            given_degrees = _numbers(value["degrees"])
-            fits = given_degrees is not None and given_degrees.shape == (count,)
-            if given_degrees is None or not fits or not (given_degrees >= 0).all():
-                allowed = f"{count} numbers of at least 0, one per node"
+            stated = _numbers(value["degrees"])
+            fits = stated is not None and stated.shape == (count,)
+            if stated is None or not fits or not ((stated >= 0) & (stated % 1 == 0)).all():
+                allowed = f"{count} whole numbers of at least 0, one per node"
                 raise InputError(Problem(f"{where}, degrees", value["degrees"], allowed))
-            degrees = given_degrees.astype(np.float32)
+            degrees = stated.astype(np.int64)
         return Graph(self.scale(np.concatenate(parts, axis=1)), edges, degrees)
 
     def read(self, value: object, *, where: str) -> Node:
