@@ -168,6 +168,26 @@ def test_without_unlabelled_rows_training_has_the_labelled_nodes_alone(
     assert "a graph of 30 nodes" in " ".join(limited.facts.notes)
 
 
+def test_weights_and_sensitive_features_follow_their_nodes(
+    read: Callable[..., Data], nodes: dict[str, Any], tmp_path: Path
+) -> None:
+    table = datasets.Dataset.from_parquet(str(tmp_path / "nodes.parquet"))
+    table = table.add_column("sex", [f"of {name}" for name in table["paper"]])
+    table = table.add_column("weight", [float(name[1:]) + 1 for name in table["paper"]])
+    table.to_parquet(tmp_path / "nodes.parquet")
+    data = read(
+        **TABLES | {"columns": {"label": "subject", "weight": "weight"}},
+        sensitive_features=["sex"],
+        graph=TABLE_GRAPH,
+    )
+    for split, count in (("train", 30), ("test", 9)):
+        rows = getattr(data, split)
+        names = [rows.raw(row)["text"].split()[1].rstrip(",") for row in range(count)]
+        found = rows.__getitems__(range(count))["weight"].tolist()
+        assert found == [int(name[1:]) + 1 for name in names]
+    assert data.test.groups["sex"].tolist() == [f"of {name}" for name in names]
+
+
 @pytest.mark.parametrize(
     "write",
     [
