@@ -33,7 +33,7 @@ DIGITS = "vision/digits"
 FEW = "data.max_samples={train: 160, validation: 64, test: 64}"
 # Those that hold every kind of stage, task and data run; of the others every stage is tried.
 WHOLE = (
-    *("detection/bccd", "series/ett", "tabular/adult"),
+    *("detection/bccd", "graph/cora", "series/ett", "tabular/adult"),
     *("text/full_chain", "vision/camvid", "vision/full_chain"),
 )
 RUN = [with_reason(name) for name in WHOLE]

@@ -42,7 +42,16 @@ def _count(model: nn.Module) -> int:
 
 def test_every_net_of_every_file_is_listed_and_counted() -> None:
     files = list(Path(nets.__path__[0]).glob("[!_]*.py"))
-    others = ["dense_detector", "digits_cnn", "series_mlp", "tabular_mlp", "token_tagger", "unet"]
+    others = [
+        "dense_detector",
+        "digits_cnn",
+        "gcn",
+        "node_mlp",
+        "series_mlp",
+        "tabular_mlp",
+        "token_tagger",
+        "unet",
+    ]
     assert len(files) == 1 + len(others)  # the nets for CIFAR share one
     assert names("limbeck") == sorted([*COUNTS, *others])
 

@@ -98,8 +98,29 @@ def tokens():
     return task, Tagger(), {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
+class Neighbours(nn.Linear):
+    """The mean of a node's neighbours, without batch statistics."""
+
+    def forward(self, features, edges, degrees, nodes):
+        summed = features.index_add(0, edges[1], features[edges[0]])
+        return super().forward(summed / (degrees + 1).unsqueeze(-1))[nodes]
+
+
+def nodes():
+    """Six of nine nodes; some are neighbours of each other, one has none."""
+    batch = {
+        "features": torch.randn(9, 4, generator=GENERATOR),
+        "edges": torch.tensor([[6, 7, 1, 0, 8, 2], [0, 0, 0, 1, 3, 4]]),
+        "degrees": torch.tensor([3, 4, 1, 1, 1, 0, 2, 1, 5]),
+        "nodes": torch.arange(6),
+    }
+    task = TASKS.load("node_classification")(("a", "b", "c"))
+    return task, Neighbours(4, 3), {**batch, "labels": LABELS}
+
+
 OTHER = {
     "image_segmentation": segmentation,
+    "node_classification": nodes,
     "object_detection": detection,
     "series_forecasting": forecasting,
     "token_classification": tokens,

@@ -50,7 +50,8 @@ EXAMPLES = {
 # They have files of their own.
 OTHER = {
     *("tabular_regression", "image_multilabel", "tabular_multilabel", "text_multilabel"),
-    *("image_segmentation", "object_detection", "series_forecasting", "token_classification"),
+    *("image_segmentation", "node_classification", "object_detection", "series_forecasting"),
+    "token_classification",
 }
 
 

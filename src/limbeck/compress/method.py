@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -83,6 +83,7 @@ class CalibrationContext:
         loss: The task's loss of a model on a batch, a scalar with a gradient.
         validate: Score of a model on the validation samples; higher is better.
         seed: Seed of random draws.
+        axes: The names of each input's axes, where samples are not the first axis of each.
     """
 
     batches: Callable[[], Iterator[Mapping[str, Tensor]]]
@@ -90,6 +91,7 @@ class CalibrationContext:
     loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
     validate: Callable[[nn.Module], float]
     seed: int
+    axes: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
 
 
 class Method(BaseModel):

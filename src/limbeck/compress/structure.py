@@ -16,6 +16,7 @@ from limbeck.compress.changes import reshape
 from limbeck.compress.method import CalibrationContext, Change, CompressError
 from limbeck.compress.trace import check_no_hooked_weights, first_batch, predict, trace
 from limbeck.core.modules import evaluating
+from limbeck.core.samples import select_samples
 from limbeck.errors import InputError, Problem
 from limbeck.evaluate.flops import parameters
 
@@ -176,7 +177,7 @@ def difference(before: Sizes, after: Sizes) -> Sizes:
 
 def two_samples(work: CalibrationContext) -> Mapping[str, Tensor]:
     """Return two samples: with one, a forward pass may lose the batch axis."""
-    return {name: tensor[:2] for name, tensor in first_batch(work).items()}
+    return select_samples(first_batch(work), work.axes, slice(2))
 
 
 def trainable_copy(model: nn.Module) -> nn.Module:

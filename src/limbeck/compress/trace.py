@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from limbeck.compress.method import CalibrationContext
 from limbeck.core.modules import evaluating
+from limbeck.core.samples import BATCH, select_samples
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.evaluate.flops import flops
 
@@ -57,7 +58,7 @@ def trace(
         one tensor per call, all zeros.
     """
     inputs: dict[str, list[Tensor]] = {path: [] for path in paths}
-    sample = {name: tensor[:1] for name, tensor in first_batch(work).items()}
+    sample = select_samples(first_batch(work), work.axes, slice(1))
     with ExitStack() as hooks:
         for path, calls in inputs.items():
 
@@ -71,7 +72,8 @@ def trace(
 
             layer = model.get_submodule(path)
             hooks.enter_context(layer.register_forward_pre_hook(record, with_kwargs=True))
-        return flops(model, _LogitsTask(work, dict.fromkeys(sample, ("batch",))), sample), inputs
+        axes = {**dict.fromkeys(sample, (BATCH,)), **work.axes}
+        return flops(model, _LogitsTask(work, axes), sample), inputs
 
 
 def operations(module: nn.Module, inputs: Iterable[Tensor]) -> int:

@@ -31,6 +31,7 @@ from torch.overrides import TorchFunctionMode
 
 from limbeck.compress.method import CalibrationContext, Change, apply
 from limbeck.compress.trace import first_batch, predict
+from limbeck.core.samples import select_samples
 from limbeck.evaluate.flops import parameters
 
 Kept: TypeAlias = Mapping[str, Tensor]
@@ -169,7 +170,7 @@ def _compare(
     work: CalibrationContext,
     dtype: torch.dtype,
 ) -> str:
-    rows = {name: tensor[:ROWS] for name, tensor in first_batch(work).items()}
+    rows = select_samples(first_batch(work), work.axes, slice(ROWS))
     generator = torch.Generator().manual_seed(work.seed)
     inputs = [_cast(rows, dtype), _cast(_random_rows(rows, generator), dtype)]
     for weights in ("", " with weights perturbed at random"):

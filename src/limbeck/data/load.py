@@ -128,6 +128,7 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     columns = {**modality.columns(spec), **(kind.columns(spec) if kind else {})}
     check_columns(loaded.splits, columns, fix=modality.hint)
     check_rows(loaded.splits)
+    loaded = modality.arrange(spec, loaded)
     labels = kind.read(spec, loaded) if kind else modality.labels(spec, loaded)
     if labels is None:
         raise ValueError(f"the modality {modality.name} owns its labels, and returns none")

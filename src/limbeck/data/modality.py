@@ -106,6 +106,16 @@ class Modality(ABC, Generic[KeysT]):
     def columns(self, spec: DataSpec) -> dict[str, str]:
         """Return the columns that are read, each with its key in the recipe."""
 
+    def arrange(self, spec: DataSpec, loaded: Loaded) -> Loaded:
+        """Return the source's splits as those of the modality, before labels are read.
+
+        A graph adds the nodes of validation and test to training, without their labels.
+
+        Raises:
+            InputError: The rows do not fit; the message lists every problem.
+        """
+        return loaded
+
     def labels(self, spec: DataSpec, loaded: Loaded) -> Labels | None:
         """Read labels that follow from the samples, such as the next rows of a series.
 

@@ -165,7 +165,7 @@ class _Base(Settings):
             kind.check(spec)
         if repeated := duplicates(self.sensitive_features):
             raise ValueError(f"sensitive_features names {repeated} twice; allowed: each once")
-        if self.source in {"parquet", "csv", "imagefolder"} and "train" not in self.files:
+        if self.source in {"parquet", "csv", "imagefolder", "npz"} and "train" not in self.files:
             fix = f"`source: {self.source}` needs `files: {{train: PATH}}`."
             raise RefusedError(Problem.missing("files.train", fix))
         if self.source in {"sklearn", "hub", "python"} and not self.name:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from limbeck.core.samples import Axes, sample_axis, select_samples
 from limbeck.data.spec import NOT_INPUTS as BATCH_ENTRIES
 from limbeck.errors import InputError, Problem
 from limbeck.export.predictor import Predictions, Predictor, predict
@@ -102,6 +103,8 @@ class EvaluationContext:
         sensitive_features: The group of each sample, by attribute: `[samples]` of names.
         max_samples: Number of samples of the costly evaluations, drawn by the seed.
         seed: Seed of everything random.
+        axes: The names of each input's axes, where samples are not the first axis of each.
+        example: The inputs of one sample, for its cost; by default cut from the first batch.
     """
 
     student: EvaluatedModel
@@ -114,6 +117,8 @@ class EvaluationContext:
     sensitive_features: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
     max_samples: int = 300
     seed: int = 0
+    axes: Axes = field(default_factory=dict)
+    example: Batch | None = None
 
     @cached_property
     def student_predictions(self) -> Predictions:
@@ -142,18 +147,42 @@ class EvaluationContext:
     @cached_property
     def prediction_seconds(self) -> float:
         """Measure the seconds per sample of a prediction by both models, in a small batch."""
-        probe = {name: values[:ROWS] for name, values in self.sample.items()}
+        probe = self._probe
         calls = [partial(side.predictor.predict, probe) for _, side in self.models()]
         return sum(map(_second_run_seconds, calls)) / len(probe["labels"])
 
     @cached_property
     def gradient_seconds(self) -> float:
         """Measure the seconds per sample of a gradient of both models."""
-        return sum(_gradient_seconds(side, self.sample) for _, side in self.models())
+        return sum(_gradient_seconds(side, self._probe) for _, side in self.models())
+
+    @cached_property
+    def one(self) -> Mapping[str, NDArray[Any]]:
+        """Return the inputs of one sample."""
+        if self.example is not None:
+            return {name: np.asarray(values) for name, values in self.example.items()}
+        return select_samples(self._first, self.axes, slice(1))
+
+    @cached_property
+    def _first(self) -> Mapping[str, NDArray[Any]]:
+        return {name: np.asarray(values) for name, values in next(iter(self.batches())).items()}
+
+    @cached_property
+    def _probe(self) -> Mapping[str, NDArray[Any]]:
+        return select_samples(self._first, self.axes, slice(ROWS))
 
     @cached_property
     def sample(self) -> Mapping[str, NDArray[Any]]:
-        """Return at most `max_samples` test samples, in order, drawn by the seed, with labels."""
+        """Return at most `max_samples` test samples, in order, drawn by the seed, with labels.
+
+        Raises:
+            InputError: Samples share inputs, such as the edges of a graph, and cannot be drawn.
+        """
+        shared = [name for name in self.axes if sample_axis(name, self.axes) is None]
+        if shared:
+            given = f"samples that share the inputs {', '.join(shared)}"
+            allowed = "an evaluation of all samples: cost, fidelity, calibration, fairness"
+            raise InputError(Problem("evaluations", given, allowed))
         batches = [{name: np.asarray(part) for name, part in b.items()} for b in self.batches()]
         whole = {name: _concatenated([batch[name] for batch in batches]) for name in batches[0]}
         random = np.random.default_rng(self.seed)
@@ -244,7 +273,7 @@ def _gradient_seconds(side: EvaluatedModel, sample: Mapping[str, Any]) -> float:
     torch_model = side.torch_model
     device = next(torch_model.model.parameters(), torch.empty(0)).device
     batch = {
-        name: torch.from_numpy(np.array(sample[name][:ROWS])).to(device)
+        name: torch.from_numpy(np.array(sample[name])).to(device)
         for name in torch_model.task.inputs
     }
     real = [tensor.requires_grad_() for tensor in batch.values() if tensor.is_floating_point()]
@@ -255,7 +284,7 @@ def _gradient_seconds(side: EvaluatedModel, sample: Mapping[str, Any]) -> float:
             torch.autograd.grad(logits.sum(), real)
 
     # Tokens have no gradients: the forward pass then counts as a third of both.
-    return _second_run_seconds(gradient) / len(sample["labels"][:ROWS]) * (1 if real else 3)
+    return _second_run_seconds(gradient) / len(sample["labels"]) * (1 if real else 3)
 
 
 def _second_run_seconds(call: Callable[[], object]) -> float:

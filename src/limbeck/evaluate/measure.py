@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.imports import available, require
+from limbeck.core.samples import BATCH, count_samples
 from limbeck.errors import InputError, LimbeckError, Problem, check_choice
 from limbeck.evaluate.costs import Cost, Energy, Latency
 from limbeck.evaluate.hardware import describe
-from limbeck.export.predictor import BATCH, OnnxPredictor, take_samples
+from limbeck.export.predictor import OnnxPredictor, take_samples
 from limbeck.export.quiet import quiet
 
 BLOCKS = 10
@@ -258,6 +259,7 @@ def measure(
     artefacts: Mapping[str, Artefact],
     example: Mapping[str, Any],
     *,
+    several: Mapping[str, Any] | None = None,
     seconds: float = 2.0,
     throughput_seconds: float = 0.5,
     energy_method: Method = "auto",
@@ -270,15 +272,23 @@ def measure(
     Args:
         artefacts: The files, by name.
         example: A batch of at least one sample with the inputs of every artefact; other entries are
-            ignored. Inputs without an axis `batch`, such as those of a graph, are one sample.
+            ignored. Inputs without an axis `batch`, such as those of a graph, are one sample's.
+        several: A batch for the throughput; by default the samples of `example`, repeated. Inputs
+            without an axis `batch` belong to all of its samples, so that it is needed for them.
         seconds: Time for the latencies of all artefacts together, per number of threads; half of it
             is for their energy.
         throughput_seconds: Time for the throughput of each artefact.
         energy_method: See `energy`.
     """
     axes = OnnxPredictor(next(iter(artefacts.values())).path, threads=1).axes
-    size = THROUGHPUT_BATCH if any(BATCH in names for names in axes.values()) else 1
-    one, many = (take_samples(example, axes, range(count)) for count in (1, size))
+    one = take_samples(example, axes, [0])
+    repeatable = all(BATCH in names for names in axes.values())
+    if repeatable or several is None:
+        size = THROUGHPUT_BATCH if repeatable else 1
+        many = take_samples(example, axes, range(size))
+    else:
+        many = {name: np.asarray(value) for name, value in several.items()}
+        size = count_samples({name: many[name] for name in axes}, axes)
     threads = sorted({1, describe().cores})
     times = {
         count: latencies(_calls(artefacts, one, count), threads=count, seconds=seconds)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from limbeck.core.samples import Axes, count_samples, select_samples
 from limbeck.errors import InputError, Problem
 from limbeck.export.predictor import Predictor
 
@@ -152,6 +153,7 @@ def check_invariance(
     tolerance: float = RELATIVE,
     rounded: bool = False,
     strict: Collection[str] | None = None,
+    axes: Axes | None = None,
 ) -> None:
     """Check that each sample gets the same prediction alone, in a batch, and in another order.
 
@@ -167,6 +169,7 @@ def check_invariance(
         tolerance: The largest difference allowed, as a share of the spread of a sample's outputs.
         rounded: Whether the model rounds activations.
         strict: The outputs that must agree in every sample; see `compare`.
+        axes: The names of each input's axes, for inputs whose samples are not their first axis.
 
     Raises:
         InputError: Predictions depend on other samples, on padding, on earlier calls or on random
@@ -185,7 +188,7 @@ def check_invariance(
         limbeck.errors.InputError: student: got ... when predicted one at a time...
     """
     same = partial(compare, tolerance=tolerance, rounded=rounded, strict=strict)
-    problems = list(_problems(predictor, batch, where, model, same))
+    problems = list(_problems(predictor, batch, where, model, same, axes or {}))
     if problems:
         raise InputError(*problems)
 
@@ -196,6 +199,7 @@ def _problems(
     where: str,
     model: nn.Module | None,
     compared: Callable[[Outputs, Outputs], list[Difference]],
+    axes: Axes,
 ) -> Iterator[Problem]:
     inputs = {name: torch.as_tensor(value) for name, value in batch.items()}
     copy = {name: tensor.clone() for name, tensor in inputs.items()}
@@ -218,7 +222,7 @@ def _problems(
         reference = {name: value[rows] for name, value in expected.items()}
         return [one for one in compared(reference, found) if not one.within]
 
-    count = len(next(iter(inputs.values())))
+    count = count_samples(inputs, axes)
     everything = np.arange(count)
     # The second and the last call are the same: state may need other samples in between.
     repeated = differences(predictor.predict(_copy(inputs)), everything)
@@ -233,7 +237,7 @@ def _problems(
     regrouped: dict[str, list[Difference]] = {}
     for mode, groups in groupings.items():
         try:
-            parts = [predictor.predict(_rows(inputs, rows)) for rows in groups]
+            parts = [predictor.predict(_rows(inputs, axes, rows)) for rows in groups]
             joined = {
                 name: np.concatenate([_as_long(part[name], expected[name]) for part in parts])
                 for name in parts[0]
@@ -258,9 +262,9 @@ def _problems(
             return
 
 
-def _rows(inputs: Mapping[str, Tensor], rows: NDArray[np.int64]) -> dict[str, Tensor]:
+def _rows(inputs: Mapping[str, Tensor], axes: Axes, rows: NDArray[np.int64]) -> dict[str, Tensor]:
     """Select some samples, and drop columns in which all of them are padding."""
-    taken = {name: tensor[torch.from_numpy(rows)] for name, tensor in inputs.items()}
+    taken = select_samples(inputs, axes, rows)
     mask = taken.get("attention_mask")
     if mask is None or mask.ndim != 2:
         return taken

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.core.files import replacing, write_bytes
+from limbeck.core.samples import BATCH
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export import quantized, recurrent, slim
-from limbeck.export.predictor import BATCH, HasOperators, OnnxPredictor, Runnable, Translations
+from limbeck.export.predictor import HasOperators, OnnxPredictor, Runnable, Translations
 from limbeck.export.quiet import quiet
 from limbeck.export.reading import LARGEST, read_model
 
@@ -135,6 +136,8 @@ def _two_samples(tensor: Tensor, axes: Axes) -> Tensor:
             tensor = torch.cat([tensor, tensor], place).narrow(place, 0, 2)
         elif axis is not None and tensor.shape[place] == 1:
             tensor = torch.cat([tensor, tensor], place)
+        elif axis is not None and tensor.shape[place] == 0:  # such as a node without edges
+            tensor = tensor.new_zeros((*tensor.shape[:place], 2, *tensor.shape[place + 1 :]))
     return tensor
 
 

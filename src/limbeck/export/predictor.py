@@ -11,15 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.modules import evaluating
+from limbeck.core.samples import BATCH
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export.reading import check_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-BATCH = "batch"
-"""The name of the axis that counts samples."""
 
 
 class Runnable(Protocol):

@@ -23,7 +23,7 @@ class Fit:
         classes: The number of logits.
         sizes: The dimensions of the inputs by name, as the modality states them: the `channels` of
             images, the `vocab_size` and `pad_token` of texts, the `table_features` of rows, the
-            `channels` and `window` of series.
+            `channels` and `window` of series, the `node_features` and `hops` of graphs.
         class_names: The class names of the data, in the order of its labels.
         normalization: The normalisation of the data's pixels, if the data is images.
         element: What a prediction describes: a sample, or each token, pixel, ... of it.

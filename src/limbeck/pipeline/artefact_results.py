@@ -22,8 +22,8 @@ from limbeck.evaluate.costs import Cost
 from limbeck.evaluate.detail_results import TaskDetails
 from limbeck.evaluate.details import Pair, Source, task_details
 from limbeck.evaluate.flops import flops, parameters
+from limbeck.evaluate.measure import THROUGHPUT_BATCH, measure
 from limbeck.evaluate.measure import Artefact as Costed
-from limbeck.evaluate.measure import measure
 from limbeck.evaluate.metrics import confusion_matrix, fidelity, pack_right
 from limbeck.export.predictor import OnnxPredictor, Predictions
 from limbeck.pipeline.artefacts import (
@@ -260,9 +260,11 @@ def _costs(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[st
     # The reported costs are those of the shipped file, the first seed's. Networks of other seeds
     # differ only in their weights, and are measured briefly as a check.
     first = context.seed == context.recipe.seeds[0]
+    samples = context.data.validation
     return measure(
         {digest: _costed(path, artefact, context) for digest, (path, artefact) in files.items()},
-        context.data.validation.__getitems__([0]),
+        samples.__getitems__([0]),
+        several=samples.__getitems__(range(min(THROUGHPUT_BATCH, len(samples)))),
         seconds=2.0 if first else 0.3,
         throughput_seconds=0.5 if first else 0.1,
         energy_method="auto" if first else "off",

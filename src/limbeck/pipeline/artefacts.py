@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from limbeck.core.measurement import ScoreValue
+from limbeck.core.samples import select_samples
 from limbeck.errors import LimbeckError
 from limbeck.evaluate.chance import chance_test
 from limbeck.evaluate.metrics import score_value
@@ -44,7 +45,7 @@ EVALUATION_BATCH, EVALUATION_BYTES = 256, 64 * 2**20
 def training_batches(context: Context, samples: int) -> Iterator[Batch]:
     """Iterate over the first training samples, without augmentation."""
     for batch in context.data.train.batches(EVALUATION_BATCH):
-        yield {name: tensor[:samples] for name, tensor in batch.items()}
+        yield select_samples(batch, context.task.inputs, slice(samples))
         samples -= len(batch["labels"])
         if samples <= 0:
             return

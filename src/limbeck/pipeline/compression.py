@@ -249,4 +249,5 @@ def _calibration(
         loss=lambda model, one: mean_loss(task, task.respond(model, one)),
         validate=validate,
         seed=context.seed,
+        axes=task.inputs,
     )

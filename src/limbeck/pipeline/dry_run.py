@@ -273,8 +273,11 @@ def _invariant(context: Context, model: nn.Module, where: str) -> None:
     rows = context.data.validation
     batch = rows.__getitems__(rows.spread(COMPANY))
     inputs = {name: batch[name] for name in context.task.inputs}
-    predictor, strict = TorchPredictor(model, context.task), context.task.kinds
-    check_invariance(predictor, inputs, where=where, model=model, strict=strict)
+    task = context.task
+    predictor = TorchPredictor(model, task)
+    check_invariance(
+        predictor, inputs, where=where, model=model, strict=task.kinds, axes=task.inputs
+    )
 
 
 def _type_of(spec: ModelSpec) -> str:

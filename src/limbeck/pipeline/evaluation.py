@@ -168,6 +168,8 @@ def build_context(candidate: Candidate, context: Context, *, limit: int) -> Eval
         sensitive_features=data.test.groups,
         max_samples=limit,
         seed=context.seed,
+        axes=context.task.inputs,
+        example=data.test.__getitems__([0]),
     )
 
 

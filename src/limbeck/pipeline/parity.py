@@ -75,7 +75,15 @@ def check_export(
     company = split.__getitems__(split.spread(COMPANY))
     inputs = {name: company[name] for name in company if name not in NOT_INPUTS}
     for side in (torch_model, exported_model):
-        check_invariance(side, inputs, where=where, model=model, rounded=rounded, strict=task.kinds)
+        check_invariance(
+            side,
+            inputs,
+            where=where,
+            model=model,
+            rounded=rounded,
+            strict=task.kinds,
+            axes=task.inputs,
+        )
     rows = compared_rows(exported_model, split)
     reference, found = (
         _outputs(side, task, split, rows, size)

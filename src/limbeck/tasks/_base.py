@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from limbeck.core.samples import count_samples
 from limbeck.errors import InputError, Problem
 from limbeck.tasks._model_output import run
 from limbeck.tasks.task import SAMPLE, Axes, Output, Response
@@ -163,8 +164,10 @@ class PerSample(BaseTask):
         """Return the batch's `weight`, or 1, for every sample, `[n]`."""
         if "weight" in batch:
             return {self._output: batch["weight"]}
-        [first, *_] = self._take(batch, *self.inputs).values()
-        return {self._output: torch.ones(first.shape[0], device=first.device)}
+        inputs = self._take(batch, *self.inputs)
+        [first, *_] = inputs.values()
+        samples = count_samples(inputs, self.inputs)
+        return {self._output: torch.ones(samples, device=first.device)}
 
     def labelled(self, batch: Batch) -> dict[str, Tensor]:
         """Return which samples have a label, if the batch has `labelled`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from limbeck.core.samples import sample_axis, select_samples
 from limbeck.errors import InputError, Problem
 from limbeck.tasks import Batch, Task, element_rows, labels_of, total_weights
 
@@ -23,7 +24,7 @@ TOLERANCE = 1e-4
 
 def task_violations(task: Task, model: nn.Module, batch: Batch) -> Iterator[Violation]:
     """Yield the violations of a task's laws; see `limbeck.testing.check_task`."""
-    samples = _samples(batch, "check_task")
+    samples = _samples(task, batch, "check_task")
     model = copy.deepcopy(model).eval()  # without batch statistics and dropout
     with torch.no_grad():
         response, weights = task.respond(model, batch), task.weights(batch)
@@ -50,12 +51,12 @@ def task_violations(task: Task, model: nn.Module, batch: Batch) -> Iterator[Viol
             yield 1, f"{name}: the loss has the shape {list(loss.shape)}, not one value per element"
             return
     whole = _task_gradients(task, model, [batch])
-    parts = _cut(batch, samples)
+    parts = _cut(task, batch, samples)
     for name, gradients in _task_gradients(task, model, parts).items():
         if difference := _largest_difference(gradients, whole[name]):
             yield 2, f"{name}: two micro-batches change the gradient: {difference}"
     for given, change in ((0.0, "differ from"), (1.0, "equal")):
-        weighted, kept = _weighted(batch, samples, given)
+        weighted, kept = _weighted(task, batch, samples, given)
         expected = _task_gradients(task, model, [kept])
         for name, gradients in _task_gradients(task, model, [weighted]).items():
             if difference := _largest_difference(gradients, expected[name]):
@@ -109,7 +110,7 @@ def scheme_violations(
 ) -> Iterator[Violation]:
     """Yield the violations of a scheme's laws; see `limbeck.testing.check_scheme`."""
     batch = inputs.probe
-    samples = _samples(batch, "check_scheme")
+    samples = _samples(inputs.task, batch, "check_scheme")
     scheme = settings.build_scheme(copy.deepcopy(student), inputs)
     saved = scheme.modules_to_save()
     parameters = {p for module in saved.values() for p in module.parameters()}
@@ -132,7 +133,7 @@ def scheme_violations(
     for module in saved.values():
         module.eval()  # without batch statistics and dropout
     scheme.begin_epoch(0)
-    parts = _cut(batch, samples)
+    parts = _cut(inputs.task, batch, samples)
     for name, phase in scheme.phases.items():
         whole = _scheme_gradients(scheme, [batch], name)
         missing = [p for p in phase.parameters if p.requires_grad and p.grad is None]
@@ -140,7 +141,7 @@ def scheme_violations(
             yield 1, f"{name}: no parameter of the phase has a gradient"
         if difference := _largest_difference(_scheme_gradients(scheme, parts, name), whole):
             yield 3, f"{name}: two micro-batches change the gradient: {difference}"
-        weighted, kept = _weighted(batch, samples, 0.0)
+        weighted, kept = _weighted(inputs.task, batch, samples, 0.0)
         found = _scheme_gradients(scheme, [weighted], name)
         if difference := _largest_difference(found, _scheme_gradients(scheme, [kept], name)):
             yield 4, f"{name}: samples of weight 0 differ from those left out: {difference}"
@@ -195,8 +196,13 @@ def _largest_difference(found: Gradients, expected: Gradients) -> str:
     return f"{at} is off by {worst:.2g}, where the largest gradient is {size:.2g}"
 
 
-def _samples(batch: Batch, where: str) -> int:
-    sizes = {len(one) for one in batch.values() if isinstance(one, Tensor) and one.ndim}
+def _samples(task: Task, batch: Batch, where: str) -> int:
+    places = {name: sample_axis(name, task.inputs) for name in batch}
+    sizes = {
+        batch[name].shape[place]
+        for name, place in places.items()
+        if place is not None and isinstance(batch[name], Tensor) and batch[name].ndim
+    }
     if len(sizes) != 1 or min(sizes) < 4:
         given = f"samples: {', '.join(map(str, sorted(sizes)))}"
         allowed = "tensors of the same number of samples, at least 4"
@@ -204,17 +210,17 @@ def _samples(batch: Batch, where: str) -> int:
     return sizes.pop()
 
 
-def _cut(batch: Batch, samples: int) -> list[Batch]:
+def _cut(task: Task, batch: Batch, samples: int) -> list[Batch]:
     """Cut a batch into two micro-batches of unequal size."""
     at = samples // 3 or 1
-    first = {name: tensor[:at] for name, tensor in batch.items()}
-    return [first, {name: tensor[at:] for name, tensor in batch.items()}]
+    rows = (slice(at), slice(at, samples))
+    return [select_samples(batch, task.inputs, one) for one in rows]
 
 
-def _weighted(batch: Batch, samples: int, weight: float) -> tuple[Batch, Batch]:
+def _weighted(task: Task, batch: Batch, samples: int, weight: float) -> tuple[Batch, Batch]:
     """Give every second sample a weight; return the batch, and what it must be equal to."""
     weights = torch.ones(samples)
     weights[1::2] = weight
-    rows = weights > 0
-    kept = {name: tensor[rows] for name, tensor in batch.items() if name != "weight"}
+    others = {name: tensor for name, tensor in batch.items() if name != "weight"}
+    kept = select_samples(others, task.inputs, weights.nonzero().squeeze(1).numpy())
     return {**batch, "weight": weights}, kept

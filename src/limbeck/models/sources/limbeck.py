@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from limbeck.models.spec import ModelSpec
 
 
+UNNEEDED = frozenset({"vocab_size", "hops"})
+"""Dimensions of the data that a net need not take; any other shows that it is for other data."""
+
+
 @cache
 def _files() -> dict[str, Path]:
     """Return the file of each net: the names in its `__all__`, read without importing torch."""
@@ -44,9 +48,10 @@ def file_of_net(name: str) -> Path:
 
 
 def _arguments(spec: ModelSpec, fit: Fit) -> dict[str, object]:
-    known, taken = fit.dimensions(), inspect.signature(_builder(spec.name)).parameters
-    if "vocab_size" not in taken:
-        known.pop("vocab_size", None)
+    taken = inspect.signature(_builder(spec.name)).parameters
+    known = {
+        key: value for key, value in fit.dimensions().items() if key in taken or key not in UNNEEDED
+    }
     return {**known, **spec.arguments}
 
 
