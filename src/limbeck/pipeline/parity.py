@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from limbeck.core.samples import BATCH as SAMPLES
 from limbeck.data.spec import NOT_INPUTS
 from limbeck.errors import InputError, Problem
 from limbeck.evaluate.metrics import Parity, parity
 from limbeck.export.invariance import check_invariance, compare
-from limbeck.export.predictor import BATCH as SAMPLES
 from limbeck.export.predictor import Predictor, bytes_per_sample
 from limbeck.tasks import SAMPLE, element_rows
 
