@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MOST_VIEWS = 10_000
 Level = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Deviation = Annotated[float, Field(gt=1e-7, le=1e6, allow_inf_nan=False)]
+Alpha = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
 Move = Annotated[int, Field(ge=0, le=LARGEST_SIDE)]
 
 CODE = """
@@ -126,6 +127,12 @@ class AugmentSpec(Settings):
             `[{random_resized_crop: {scale: [0.5, 1]}}, trivial_augment_wide]`; they follow crop,
             flip and shift. A `size` that is not given is that of the model's input. Masks and boxes
             move too. Pixels are in [0, 1]. Needs the extra `vision`.
+        mixup: Mix each image and its label with another training row; the number is alpha, of
+            Beta(alpha, alpha), from which the share of each is drawn: 0.2 for ImageNet, 1 for
+            distillation. The partner is another row at random, in the same epoch's variant.
+        cutmix: Replace a window of each image by that of another row, and mix the labels by area;
+            the number is alpha, 1 in the paper. With mixup, each image has one of the two.
+        mix_probability: The share of the images that are mixed, each by its own draw.
         views: The number of variants per image, which epochs cycle through. Without it every epoch
             has new variants, and teacher outputs cannot be cached.
     """
@@ -134,7 +141,16 @@ class AugmentSpec(Settings):
     flip: bool = False
     shift: Move = 0
     transforms: tuple[str | dict[str, dict[str, JsonValue] | None], ...] = ()
+    mixup: Alpha | None = None
+    cutmix: Alpha | None = None
+    mix_probability: Annotated[float, Field(gt=0, le=1)] = 1.0
     views: Annotated[int, Field(gt=0, le=MOST_VIEWS)] | None = None
+
+    @model_validator(mode="after")
+    def _check_mixing(self) -> Self:
+        if self.mix_probability != 1 and self.mixup is None and self.cutmix is None:
+            raise ValueError("mix_probability is given; allowed: with mixup or cutmix")
+        return self
 
 
 class ImageKeys(Settings):

@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from limbeck.data.images import MOST_PIXELS, EncodedImages, channels_of, size_of, traits_of
 from limbeck.data.modalities.image._augment import ImageAugmentation
+from limbeck.data.modalities.image._mix import check_mixable
 from limbeck.data.modalities.image._preprocess import ImagePreprocess
 from limbeck.data.split import Division, Prepared, hash_of
 from limbeck.errors import InputError, Problem, gathering
@@ -76,6 +77,8 @@ def prepare(
         )
         for name, one in encoded.items()
     }
+    if augment:
+        check_mixable(augment, splits["train"].row_labels)
     if augment and augment.transforms:
         splits["train"].__getitems__(range(min(TRIED, len(splits["train"]))))  # raises if unfit
     hashes = {name: one.hashes for name, one in scans.items()}
