@@ -158,14 +158,22 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         *(spec.split.columns if spec.split else ()),
     )
     in_use = list(dict.fromkeys((*columns, *filter(None, further))))
-    referenced = {**modality.files(spec, loaded), **(kind.files(spec, loaded) if kind else {})}
+    own = modality.columns(spec)
+    referenced = {} if ready.digests else modality.files(spec, loaded)
+    referenced |= kind.files(spec, loaded) if kind else {}
     targets = labels.targets(ready.splits["train"].row_labels)
     facts = Facts(
         modality=modality.name,
         source=spec.source,
         name=_name(spec, loaded),
         licence=licence,
-        fingerprint=_fingerprint(spec, loaded, in_use, referenced=referenced),
+        fingerprint=_fingerprint(
+            spec,
+            loaded,
+            [name for name in in_use if not ready.digests or name not in own],
+            referenced=referenced,
+            digests=ready.digests,
+        ),
         classes=labels.classes,
         targets=tuple(one.name for one in targets),
         train=len(rows["train"][1]),
@@ -258,11 +266,19 @@ def _name(spec: DataSpec, loaded: Loaded) -> str:
 
 
 def _fingerprint(
-    spec: DataSpec, loaded: Loaded, columns: Sequence[str], *, referenced: Mapping[str, str]
+    spec: DataSpec,
+    loaded: Loaded,
+    columns: Sequence[str],
+    *,
+    referenced: Mapping[str, str],
+    digests: Mapping[str, str],
 ) -> str:
-    """Hash the spec and the source's files, or the columns in use if there are no files."""
+    """Hash the spec and the source's files, or the columns in use if there are no files.
+
+    With `digests`, which stand for the modality's own columns, the files are not read again.
+    """
     content: dict[str, object]
-    if loaded.files:
+    if loaded.files and not digests:
         content = {
             name: [_file_hash(path) for path in paths] for name, paths in loaded.files.items()
         }
@@ -270,6 +286,8 @@ def _fingerprint(
         content = {name: _row_hashes(data, columns) for name, data in loaded.splits.items()}
     if referenced:
         content["images"] = dict(referenced)
+    if digests:
+        content["digests"] = dict(digests)
     return fingerprint.of_json({"content": content, "spec": spec.identity()})
 
 

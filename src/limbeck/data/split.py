@@ -91,6 +91,11 @@ class Split:
         return self.augmentation.views if self.augmentation else 1
 
     @property
+    def decodes(self) -> bool:
+        """Return whether rows are decoded for each batch, which worker processes may share."""
+        return bool(getattr(self._samples, "decodes", False))
+
+    @property
     def view(self) -> int:
         """Return the variant of this epoch's batches: the epoch modulo the views."""
         return self.epoch if self.views is None else self.epoch % self.views
@@ -240,6 +245,8 @@ class Prepared:
         hashes: The hash of each row's model input, by split.
         notes: Inferred, dropped or changed values, for the report.
         expected: The share of rows expected to equal a training row by coincidence.
+        digests: A hash of the content of the modality's own columns, by split, if the preparation
+            has read it anyway; the source's files are then not read again for the fingerprint.
     """
 
     splits: dict[str, Split]
@@ -247,6 +254,7 @@ class Prepared:
     hashes: dict[str, NDArray[np.uint64]]
     notes: tuple[str, ...] = ()
     expected: float = 0.0
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def hash_of(row: NDArray[Any] | bytes) -> int:

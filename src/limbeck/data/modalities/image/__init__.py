@@ -64,6 +64,10 @@ class ImageSpec(Section):
         channels: 1 for grey, 3 for colour; inferred from the images if not given.
         mean: The mean per channel, in [0, 1]; computed on the training rows if not given.
         std: The standard deviation per channel; computed on the training rows if not given.
+        decode: Decode all images once and keep their pixels in memory, or decode each batch on
+            demand; on demand if the pixels of all splits take over 2 GiB and this is not given.
+        verify: Before training, also decode each image that is decoded on demand, to report all
+            corrupt ones; otherwise only headers are read.
     """
 
     size: Side | tuple[Side, Side] | None = None
@@ -72,6 +76,8 @@ class ImageSpec(Section):
     channels: Literal[1, 3] | None = None
     mean: tuple[Level, ...] | None = None
     std: tuple[Deviation, ...] | None = None
+    decode: Literal["memory", "on_demand"] | None = None
+    verify: bool = False
 
     @property
     def states_normalization(self) -> bool:
@@ -172,7 +178,7 @@ class Images(Modality[ImageKeys]):
     keys: ClassVar[type[Settings]] = ImageKeys
     preprocess: ClassVar[type[Preprocess]] = ImagePreprocess
     training_only: ClassVar[frozenset[str]] = frozenset({"augment"})
-    later: ClassVar[frozenset[str]] = frozenset({"resize", "crop"})
+    later: ClassVar[frozenset[str]] = frozenset({"resize", "crop", "decode", "verify"})
     usage: ClassVar[Usage] = Usage(
         argument="image.png",
         packages="numpy, Pillow",
