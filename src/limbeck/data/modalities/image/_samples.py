@@ -71,6 +71,7 @@ def prepare(
     grey_only = not stated and shape.channels == 1
     rows = sum(map(len, encoded.values()))
     keep = rows * shape.channels * math.prod(shape.size) * itemsize <= PIXELS_UNDER
+    keep = keep or settings.decode == "memory"
     notes: list[str] = []
     on_demand = _on_demand(settings, encoded, keep=keep)
     if on_demand:
