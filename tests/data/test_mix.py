@@ -217,7 +217,7 @@ def test_the_cache_key_depends_on_the_mixing_if_there_is_one(digits: Data) -> No
     split = digits.train.for_evaluation()
     split.augmentation = ImageAugmentation(AugmentSpec(mixup=1.0), PREPARE)
     with pytest.raises(InputError, match=r"data.augment.views"):
-        key_of(SimpleNamespace(train=split), teacher="")  # type: ignore[arg-type]
+        key_of(SimpleNamespace(train=split, stream=None), teacher="")  # type: ignore[arg-type]
 
 
 # -- labels --------------------------------------------------------------------------------------

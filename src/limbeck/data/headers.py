@@ -34,7 +34,7 @@ AT_ONCE, MOST_BYTES = 128, 2**29
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of an encoded image states, and a hash of its bytes.
+    """The size and channels that an encoded image states in its header, and a hash of its bytes.
 
     Attributes:
         digest: A hash of the encoded bytes, 32 bytes.

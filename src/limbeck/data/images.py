@@ -50,6 +50,7 @@ class EncodedImages:
         folder: The folder for relative paths in the column.
         where: The key in the recipe, for messages.
         size: The required height and width of every image; None if they may differ.
+        numbers: The number of each row for messages, by default `rows`.
 
     Attributes:
         folder: The folder for relative paths.
@@ -64,13 +65,14 @@ class EncodedImages:
         folder: Path | None = None,
         where: str = "data",
         size: tuple[int, int] | None = None,
+        numbers: NDArray[np.int64] | None = None,
     ) -> None:
         import datasets
 
         if isinstance(dataset.features[column], datasets.Image):
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
         self._dataset = dataset.select_columns([column]).with_format(None).select(rows)
-        self._rows = rows
+        self._rows = rows if numbers is None else numbers
         self._column = column
         self.folder = folder or Path()
         self._where = where

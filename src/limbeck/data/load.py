@@ -19,10 +19,11 @@ from limbeck.data.loaded import Loaded, check_columns, check_rows, split_by_colu
 from limbeck.data.modality import modality_of
 from limbeck.data.overlap import check_overlap
 from limbeck.data.preprocess import Preprocess, Target
-from limbeck.data.spec import SOURCES, DataSpec
+from limbeck.data.spec import SOURCES, STREAMS, DataSpec
 from limbeck.data.split import Division, Split
 from limbeck.data.split_by import draw_of
 from limbeck.data.stratify import split
+from limbeck.data.streaming import Streams, TrainingStream, heads
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Data:
         facts: Metadata for the report.
         label_kind: The kind of label: `classes`, `values`, `masks`, `boxes`, or the modality that
             has its own.
+        stream: The training samples as a stream; `train` has its first rows then.
     """
 
     train: Split
@@ -96,6 +98,7 @@ class Data:
     preprocess: Preprocess
     facts: Facts
     label_kind: str = "classes"
+    stream: TrainingStream | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -120,10 +123,14 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         >>> data.train.__getitems__([0, 1])["image"].shape
         torch.Size([2, 1, 8, 8])
     """
-    loaded: Loaded = SOURCES.load(spec.source)(spec)
+    streams: Streams | None = STREAMS.load(spec.source)(spec) if spec.streaming else None
+    loaded: Loaded = heads(spec, streams) if streams else SOURCES.load(spec.source)(spec)
     if spec.split_column is not None:
         loaded = split_by_column(loaded, spec.split_column)
     modality = modality_of(spec, loaded.splits["train"].column_names)
+    if spec.streaming and not modality.streams:
+        allowed = f"false, for a {modality.name}: images can be streamed"
+        raise InputError(Problem("data.streaming", True, allowed))
     kind = None if modality.owns_labels else kind_of(spec)
     columns = {**modality.columns(spec), **(kind.columns(spec) if kind else {})}
     check_columns(loaded.splits, columns, fix=modality.hint)
@@ -151,7 +158,8 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     ready = modality.prepare(spec, loaded, division, workdir=workdir)
     hashes = {name: one[labelled[name]] for name, one in ready.hashes.items()}
     overlap = check_overlap(hashes, strata, largest=spec.max_overlap, expected=ready.expected)
-    licence = spec.licence or loaded.licence or stated_licence(loaded.files) or "not stated"
+    files = dict(streams.files) if streams else loaded.files
+    licence = spec.licence or loaded.licence or stated_licence(files) or "not stated"
     further = (
         spec.columns.weight,
         *spec.sensitive_features,
@@ -165,7 +173,7 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     facts = Facts(
         modality=modality.name,
         source=spec.source,
-        name=_name(spec, loaded),
+        name=_name(spec, files),
         licence=licence,
         fingerprint=_fingerprint(
             spec,
@@ -173,6 +181,7 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
             [name for name in in_use if not ready.digests or name not in own],
             referenced=referenced,
             digests=ready.digests,
+            stream=streams.identity if streams else None,
         ),
         classes=labels.classes,
         targets=tuple(one.name for one in targets),
@@ -181,13 +190,26 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         test=len(rows["test"][1]),
         notes=(*loaded.notes, *labels.notes, *notes, *checked, *ready.notes, *overlap),
     )
+    preprocess = ready.preprocess.with_outputs(labels.classes, targets)
+    stream = None
+    if streams is not None and kind is not None:
+        stream = TrainingStream(
+            spec,
+            streams,
+            modality,
+            kind,
+            classes=labels.classes,
+            preprocess=preprocess,
+            augmentation=ready.splits["train"].augmentation,
+        )
     return Data(
         **ready.splits,
         classes=labels.classes,
         targets=targets,
-        preprocess=ready.preprocess.with_outputs(labels.classes, targets),
+        preprocess=preprocess,
         facts=facts,
         label_kind=kind.name if kind else modality.name,
+        stream=stream,
     )
 
 
@@ -249,7 +271,7 @@ def _read_groups(
     return groups
 
 
-def _name(spec: DataSpec, loaded: Loaded) -> str:
+def _name(spec: DataSpec, files: Mapping[str, list[Path]]) -> str:
     """Return the data set's name: the recipe's, else the name of its folder.
 
     For a folder named after a split, such as `pets/train`, the parent's name is used.
@@ -258,7 +280,7 @@ def _name(spec: DataSpec, loaded: Loaded) -> str:
         # A local path is not a name either.
         path = Path(spec.name)
         return path.name if path.is_absolute() or path.is_dir() else spec.name
-    paths = [path.absolute() for path in loaded.files["train"]]
+    paths = [path.absolute() for path in files["train"]]
     folder = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
     while folder.name.lower() in SPLIT_NAMES and folder != data_folder().absolute():
         folder = folder.parent
@@ -272,6 +294,7 @@ def _fingerprint(
     *,
     referenced: Mapping[str, str],
     digests: Mapping[str, str],
+    stream: object = None,
 ) -> str:
     """Hash the spec and the source's files, or the columns in use if there are no files.
 
@@ -288,6 +311,8 @@ def _fingerprint(
         content["images"] = dict(referenced)
     if digests:
         content["digests"] = dict(digests)
+    if stream is not None:
+        content["stream"] = stream
     return fingerprint.of_json({"content": content, "spec": spec.identity()})
 
 

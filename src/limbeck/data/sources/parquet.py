@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.data.loaded import quiet
 from limbeck.data.sources._files import read_tables
+from limbeck.data.streaming import Streams, of_files
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -34,6 +35,15 @@ def load(spec: DataSpec) -> Loaded:
         InputError: A file is missing, is not Parquet, or is a decompression bomb.
     """
     return read_tables(spec, read, kind="parquet", suffixes=SUFFIXES)
+
+
+def stream(spec: DataSpec) -> Streams:
+    """Return the Parquet files as streams.
+
+    Raises:
+        InputError: A file is missing, or is not Parquet.
+    """
+    return of_files(spec, "parquet")
 
 
 def read(path: Path, *, total: int = 0) -> Any:

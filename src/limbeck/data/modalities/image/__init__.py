@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -15,8 +15,13 @@ from limbeck.data.settings import Section, Settings
 if TYPE_CHECKING:
     from typing import Self
 
+    import datasets
+    import numpy as np
+    from numpy.typing import NDArray
+
     from limbeck.data.loaded import Loaded
     from limbeck.data.preprocess import Preprocess
+    from limbeck.data.rows import Samples
     from limbeck.data.spec import DataSpec
     from limbeck.data.split import Division, Prepared
 
@@ -178,6 +183,7 @@ class Images(Modality[ImageKeys]):
     keys: ClassVar[type[Settings]] = ImageKeys
     preprocess: ClassVar[type[Preprocess]] = ImagePreprocess
     training_only: ClassVar[frozenset[str]] = frozenset({"augment"})
+    streams: ClassVar[bool] = True
     later: ClassVar[frozenset[str]] = frozenset({"resize", "crop", "decode", "verify"})
     usage: ClassVar[Usage] = Usage(
         argument="image.png",
@@ -203,6 +209,21 @@ class Images(Modality[ImageKeys]):
 
         own = self.of(spec)
         return prepare(spec.columns.image, own.image or ImageSpec(), own.augment, loaded, division)
+
+    def samples(
+        self,
+        spec: DataSpec,
+        rows: datasets.Dataset,
+        preprocess: Preprocess,
+        numbers: NDArray[np.int64],
+    ) -> Samples:
+        """Return images of a stream, decoded when they are read."""
+        from limbeck.data.modalities.image._samples import StreamedImages
+
+        own = cast("ImagePreprocess", preprocess)
+        settings = self.of(spec).image or ImageSpec()
+        size = None if settings.size else own.size
+        return StreamedImages(rows, spec.columns.image, own, numbers, size=size)
 
     def files(self, spec: DataSpec, loaded: Loaded) -> dict[str, str]:
         """Hash the image files that rows reference by path."""

@@ -28,6 +28,7 @@ from limbeck.data.split import Division, Prepared
 from limbeck.errors import InputError, Problem, gathering
 
 if TYPE_CHECKING:
+    import datasets
     from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor
@@ -305,3 +306,41 @@ class Images:
         shown = np.clip(cell / self._prepare.divide_by * 255, 0, 255).round().astype(np.uint8)
         pixels = shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0)
         return {"image": Image.fromarray(np.ascontiguousarray(pixels))}
+
+
+class StreamedImages:
+    """Some images of a stream, decoded for each batch in as many threads as torch uses.
+
+    Args:
+        rows: The rows.
+        column: The image column.
+        prepare: The preprocessing to tensors.
+        numbers: The number of each row in the stream, for messages.
+        size: The required height and width as stored; None if they may differ.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        column: str,
+        prepare: ImagePreprocess,
+        numbers: NDArray[np.int64],
+        *,
+        size: tuple[int, int] | None,
+    ) -> None:
+        where = f"data.columns.image ({column!r} in the stream of train)"
+        every = np.arange(len(rows))
+        self._encoded = EncodedImages(rows, every, column, where=where, size=size, numbers=numbers)
+        self._prepare = prepare
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def batch(self, index: Tensor) -> dict[str, Tensor]:
+        """Return `image`, float32 `[n, c, h, w]`."""
+        pixels = read_pixels(self._encoded, self._prepare, index.tolist())
+        return {"image": torch.from_numpy(self._prepare.normalise(pixels.numpy()))}
+
+    def raw(self, row: int) -> dict[str, Any]:
+        """Return `image`, as stored."""
+        return {"image": self._encoded.cell(row)}
