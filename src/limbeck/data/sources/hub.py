@@ -63,9 +63,9 @@ def stream(spec: DataSpec) -> Streams:
     Raises:
         InputError: The data set cannot be opened, or has no such split.
     """
-    named = {"path": spec.name, "name": spec.config, "revision": spec.revision}
-    found = opened("data.name", **named)
-    wanted: dict[str, Any] = dict(spec.files) or {
+    named: dict[str, Any] = {"name": spec.config, "revision": spec.revision}
+    found = opened("data.name", spec.name, **named)
+    wanted: dict[str, Any] = dict(spec.files.items()) or {
         split: split for split in ("train", "validation", "test") if split in found
     }
     problems = [
@@ -80,7 +80,8 @@ def stream(spec: DataSpec) -> Streams:
     others = {split: found[name] for split, name in wanted.items() if split != "train"}
     train = found[wanted["train"]]
     licence = train.info.license or ""
-    return Streams(lambda _: found[wanted["train"]], others, named, licence=licence)
+    identity = {**named, "path": spec.name}
+    return Streams(lambda _: train, others, identity, licence=licence)
 
 
 def _local(spec: DataSpec, builder: Any) -> dict[str, list[str]] | None:

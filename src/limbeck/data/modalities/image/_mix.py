@@ -136,7 +136,7 @@ def uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
         >>> bool(0 < uniform(np.zeros(1, dtype=np.uint64))[0] < 1e-15)
         True
     """
-    return ((bits >> np.uint64(64 - MANTISSA)) + 0.5) * 2.0**-MANTISSA
+    return ((bits >> np.uint64(64 - MANTISSA)).astype(np.float64) + 0.5) * 2.0**-MANTISSA
 
 
 def beta_quantile(alpha: float, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
