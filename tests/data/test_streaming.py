@@ -196,6 +196,23 @@ def test_a_local_folder_of_the_hub_is_streamed(tmp_path: Path) -> None:
     assert len(list(_stream(data))) == 30
 
 
+def test_a_position_is_not_that_of_the_next_epoch(tmp_path: Path) -> None:
+    rows = {"image": [_image(number) for number in range(30)], "label": [0, 1, 2] * 10}
+    for name in ("train", "validation", "test"):
+        (tmp_path / name).mkdir()
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / f"{name}/{name}-0.parquet")
+    spec = DataSpec(
+        source="hub", name=str(tmp_path), streaming=True, max_overlap=1, shuffle_buffer=4
+    )
+    stream = _stream(load(spec, workdir=tmp_path))
+    stream.set_epoch(0)
+    list(islice(stream, 11))
+    stream.load_state_dict(stream.state_dict())
+    assert len(list(stream)) == 19
+    stream.set_epoch(1)
+    assert len(list(stream)) == 30
+
+
 def test_a_webdataset_is_read_whole_too(folder: Path) -> None:
     data = _load(folder, "webdataset", streaming=False, shuffle_buffer=None, max_samples={})
     assert data.stream is None

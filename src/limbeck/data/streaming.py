@@ -106,7 +106,10 @@ def heads(spec: DataSpec, streams: Streams) -> Loaded:
     if missing:
         fix = "Rows cannot be drawn from a stream: name the files, or the splits, that hold them."
         raise InputError(*(Problem.missing(f"data.files.{split}", fix) for split in missing))
-    counts: dict[str, int] = {**spec.max_samples, "train": spec.max_samples.get("train", HEAD)}
+    counts: dict[str, int] = {
+        **dict(spec.max_samples.items()),
+        "train": spec.max_samples.get("train", HEAD),
+    }
     splits = {
         name: _first(stream, counts.get(name), f"data.files.{name}")
         for name, stream in {"train": streams.train(0), **streams.others}.items()

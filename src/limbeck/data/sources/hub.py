@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,8 @@ def stream(spec: DataSpec) -> Streams:
     train = found[wanted["train"]]
     licence = train.info.license or ""
     identity = {**named, "path": spec.name}
-    return Streams(lambda _: train, others, identity, licence=licence)
+    # A copy, since a position that is set stays set in the epochs that follow.
+    return Streams(lambda _: copy.deepcopy(train), others, identity, licence=licence)
 
 
 def _local(spec: DataSpec, builder: Any) -> dict[str, list[str]] | None:
