@@ -83,6 +83,10 @@ class InputError(LimbeckError):
         self.problems = problems
         super().__init__("\n".join(str(problem) for problem in problems))
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[Problem, ...]]:
+        """Return how to build the error from a pickle: a worker process may raise it."""
+        return type(self), self.problems
+
 
 class RefusedError(ValueError):
     """Problems found by a custom validator, each with its path in the validated model.

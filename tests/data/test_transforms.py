@@ -134,7 +134,7 @@ def test_boxes_move_with_their_image_and_those_outside_are_left_out() -> None:
         ([{"random_erasing": {"p": 3}}], "transforms.0.random_erasing: got"),
         ([{"pad": {"padding": 10**9}}], "numbers of at most 10,000"),
         ([{"resize": {"size": 7}}], "images of 9x7'; allowed: 16x12"),
-        (["mix_up"], "mix_up joins samples of a batch"),
+        (["mix_up"], "use data.augment.mixup"),
         (["Lambda"], "a transform of torchvision.transforms.v2"),
         ([{"rand_augment": {"interpolation": "nearst"}}], 'did you mean "nearest'),
         ([{"random_apply": {"transforms": ["gausian_blur"]}}], "random_apply.transforms.0: got"),

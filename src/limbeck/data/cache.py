@@ -60,6 +60,9 @@ def key_of(data: Data, *, teacher: str) -> dict[str, Any]:
         InputError: Augmentation creates new images in every epoch: no output could be reused.
     """
     augmentation = data.train.augmentation
+    if data.stream is not None:
+        allowed = "false, with cache_teacher: outputs are recorded by the index of a row"
+        raise InputError(Problem("data.streaming", True, allowed, "Leave out cache_teacher."))
     if data.train.views is None:
         allowed = "a number of views, or no augmentation, with cache_teacher"
         fix = "Set data.augment.views, for instance to 4: epochs then cycle through four variants."

@@ -32,7 +32,9 @@ FORMATS = (
 )
 """The image formats that are read. PIL runs a program for others, such as Ghostscript for EPS."""
 
-ORIENTATION = 0x0112
+ORIENTATION, SIDEWAYS = 0x0112, range(5, 9)
+ROTATED = "rotated by their EXIF orientation"
+REPLACE = "Replace the file, or remove its row."
 TRAITS = "limbeck.traits"
 MOST_PIXELS = 2**26
 """A larger image is refused as a decompression bomb."""
@@ -48,6 +50,10 @@ class EncodedImages:
         folder: The folder for relative paths in the column.
         where: The key in the recipe, for messages.
         size: The required height and width of every image; None if they may differ.
+        numbers: The number of each row for messages, by default `rows`.
+
+    Attributes:
+        folder: The folder for relative paths.
     """
 
     def __init__(
@@ -59,15 +65,16 @@ class EncodedImages:
         folder: Path | None = None,
         where: str = "data",
         size: tuple[int, int] | None = None,
+        numbers: NDArray[np.int64] | None = None,
     ) -> None:
         import datasets
 
         if isinstance(dataset.features[column], datasets.Image):
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
         self._dataset = dataset.select_columns([column]).with_format(None).select(rows)
-        self._rows = rows
+        self._rows = rows if numbers is None else numbers
         self._column = column
-        self._folder = folder or Path()
+        self.folder = folder or Path()
         self._where = where
         self._size = size
 
@@ -89,10 +96,19 @@ class EncodedImages:
 
     def stored(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, Any]]:
         """Read row indices and cells in chunks, without opening the images."""
-        dataset = self._dataset if rows is None else self._dataset.select(rows)
-        for start in range(0, len(dataset), CHUNK):
-            for offset, cell in enumerate(dataset[start : start + CHUNK][self._column]):
-                yield (start + offset if rows is None else rows[start + offset]), cell
+        numbers = range(len(self._dataset)) if rows is None else rows
+        for start in range(0, len(numbers), CHUNK):
+            chunk = numbers[start : start + CHUNK]
+            yield from zip(chunk, self._dataset[chunk][self._column], strict=True)
+
+    @property
+    def is_encoded(self) -> bool:
+        """Return whether the column has encoded images or paths, no arrays."""
+        import datasets
+
+        feature = self._dataset.features[self._column]
+        kinds = ("string", "large_string", "binary", "large_binary")
+        return isinstance(feature, datasets.Image) or getattr(feature, "dtype", None) in kinds
 
     def open(self, row: int, cell: Any) -> Image.Image | NDArray[Any]:
         """Open a cell read by `stored`, and check it.
@@ -100,22 +116,31 @@ class EncodedImages:
         Raises:
             InputError: The image cannot be opened, is too large, or differs in size.
         """
-        image = open_image(cell, folder=self._folder, where=f"{self._where}, row {self._rows[row]}")
-        if self._size is not None and size_of(image) != self._size:
-            (height, width), (first_height, first_width) = size_of(image), self._size
+        image = open_image(cell, folder=self.folder, where=self.place(row))
+        self.check_size(row, size_of(image))
+        return image
+
+    def place(self, row: int) -> str:
+        """Return the place of an image for messages: its column, and its row in the source."""
+        return f"{self._where}, row {self._rows[row]}"
+
+    def check_size(self, row: int, size: tuple[int, int]) -> None:
+        """Raise an error if an image has not the required height and width."""
+        if self._size is not None and size != self._size:
+            (height, width), (first_height, first_width) = size, self._size
             allowed = f"{first_height}x{first_width} like the first row of train"
             fix = "To resize all images, set data.image.size."
             raise self.error(row, f"an image of {height}x{width}", allowed, fix)
-        return image
 
     def error(self, row: int, given: str, allowed: str, fix: str = "") -> InputError:
         """Return the error for an image, with its row number in the source and its file."""
         cell = self._dataset[row][self._column]
-        where = _with_file(f"{self._where}, row {self._rows[row]}", cell)
+        where = with_file(self.place(row), cell)
         return InputError(Problem(where, given, allowed, fix))
 
 
-def _with_file(where: str, cell: Any) -> str:
+def with_file(where: str, cell: Any) -> str:
+    """Add the file of a stored image to its place, if it has one."""
     path = cell.get("path") if isinstance(cell, dict) else cell
     named = isinstance(path, str | Path) and path and str(path) != where
     return f"{where} ({path})" if named else where
@@ -140,13 +165,13 @@ def open_image(
     """
     from PIL import Image
 
-    where = _with_file(where, cell)
+    where = with_file(where, cell)
     if isinstance(cell, dict):
         cell = cell["bytes"] if cell.get("bytes") is not None else cell.get("path")
     if cell is None:
         raise InputError(Problem(where, "no image", "an image in every row"))
     if isinstance(cell, bytes | str | Path | Image.Image):
-        return _decode(cell, folder, where)
+        return decode(cell, folder, where)
     return _array(cell, where)
 
 
@@ -159,7 +184,14 @@ def upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if rotated else image
 
 
-def _decode(content: bytes | str | Path | Image.Image, folder: Path, where: str) -> Image.Image:
+def decode(
+    content: bytes | str | Path | Image.Image, folder: Path, where: str, *, pixels: bool = True
+) -> Image.Image:
+    """Open an encoded image, turned upright; without `pixels` its header alone is read.
+
+    Raises:
+        InputError: The image cannot be opened or decoded, or is too large.
+    """
     from PIL import Image, UnidentifiedImageError
 
     allowed = "an image that PIL can open"
@@ -178,21 +210,22 @@ def _decode(content: bytes | str | Path | Image.Image, folder: Path, where: str)
         if image.width * image.height > MOST_PIXELS:
             given = f"an image of {image.height}x{image.width}"
             raise InputError(Problem(where, given, f"at most {MOST_PIXELS:,} pixels"))
-        # Only this reads the pixels, and detects a truncated file.
-        image.load()
-        rotated = upright(image)
+        if pixels:
+            # Only this reads the pixels, and detects a truncated file.
+            image.load()
+        rotated = upright(image) if pixels else image
     except InputError:
         raise
     # A decoder may raise any exception on invalid bytes.
     except Exception as error:
         unknown = isinstance(error, UnidentifiedImageError)
         cause = "no known format" if unknown else str(error) or type(error).__name__
-        raise InputError(Problem(where, cause, allowed)) from error
+        raise InputError(Problem(where, cause, allowed, REPLACE)) from error
     if rotated.mode not in GREY | COLOUR:
         fix = "Convert it to 8 bits a channel: scale its values to 0..255."
         raise InputError(Problem(where, f"pixels of mode {rotated.mode}", "8 bits a channel", fix))
     traits = {
-        "rotated by their EXIF orientation": rotated is not image,
+        ROTATED: rotated is not image,
         "with transparency, which is dropped": "A" in image.mode.removesuffix("LAB")
         or "transparency" in image.info,
         "animated, of which the first frame is used": getattr(image, "n_frames", 1) > 1,

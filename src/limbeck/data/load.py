@@ -19,10 +19,11 @@ from limbeck.data.loaded import Loaded, check_columns, check_rows, split_by_colu
 from limbeck.data.modality import modality_of
 from limbeck.data.overlap import check_overlap
 from limbeck.data.preprocess import Preprocess, Target
-from limbeck.data.spec import SOURCES, DataSpec
+from limbeck.data.spec import SOURCES, STREAMS, DataSpec
 from limbeck.data.split import Division, Split
 from limbeck.data.split_by import draw_of
 from limbeck.data.stratify import split
+from limbeck.data.streaming import Streams, TrainingStream, heads
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Data:
         facts: Metadata for the report.
         label_kind: The kind of label: `classes`, `values`, `masks`, `boxes`, or the modality that
             has its own.
+        stream: The training samples as a stream; `train` has its first rows then.
     """
 
     train: Split
@@ -96,6 +98,7 @@ class Data:
     preprocess: Preprocess
     facts: Facts
     label_kind: str = "classes"
+    stream: TrainingStream | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -120,10 +123,14 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         >>> data.train.__getitems__([0, 1])["image"].shape
         torch.Size([2, 1, 8, 8])
     """
-    loaded: Loaded = SOURCES.load(spec.source)(spec)
+    streams: Streams | None = STREAMS.load(spec.source)(spec) if spec.streaming else None
+    loaded: Loaded = heads(spec, streams) if streams else SOURCES.load(spec.source)(spec)
     if spec.split_column is not None:
         loaded = split_by_column(loaded, spec.split_column)
     modality = modality_of(spec, loaded.splits["train"].column_names)
+    if spec.streaming and not modality.streams:
+        allowed = f"false, for a {modality.name}: images can be streamed"
+        raise InputError(Problem("data.streaming", True, allowed))
     kind = None if modality.owns_labels else kind_of(spec)
     columns = {**modality.columns(spec), **(kind.columns(spec) if kind else {})}
     check_columns(loaded.splits, columns, fix=modality.hint)
@@ -152,21 +159,31 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     ready = modality.prepare(spec, loaded, division, workdir=workdir)
     hashes = {name: one[labelled[name]] for name, one in ready.hashes.items()}
     overlap = check_overlap(hashes, strata, largest=spec.max_overlap, expected=ready.expected)
-    licence = spec.licence or loaded.licence or stated_licence(loaded.files) or "not stated"
+    files = dict(streams.files) if streams else loaded.files
+    licence = spec.licence or loaded.licence or stated_licence(files) or "not stated"
     further = (
         spec.columns.weight,
         *spec.sensitive_features,
         *(spec.split.columns if spec.split else ()),
     )
     in_use = list(dict.fromkeys((*columns, *filter(None, further))))
-    referenced = {**modality.files(spec, loaded), **(kind.files(spec, loaded) if kind else {})}
+    own = modality.columns(spec)
+    referenced = {} if ready.digests else modality.files(spec, loaded)
+    referenced |= kind.files(spec, loaded) if kind else {}
     targets = labels.targets(ready.splits["train"].row_labels)
     facts = Facts(
         modality=modality.name,
         source=spec.source,
-        name=_name(spec, loaded),
+        name=_name(spec, files),
         licence=licence,
-        fingerprint=_fingerprint(spec, loaded, in_use, referenced=referenced),
+        fingerprint=_fingerprint(
+            spec,
+            loaded,
+            [name for name in in_use if not ready.digests or name not in own],
+            referenced=referenced,
+            digests=ready.digests,
+            stream=streams.identity if streams else None,
+        ),
         classes=labels.classes,
         targets=tuple(one.name for one in targets),
         train=len(rows["train"][1]),
@@ -174,13 +191,26 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         test=len(rows["test"][1]),
         notes=(*loaded.notes, *labels.notes, *notes, *checked, *ready.notes, *overlap),
     )
+    preprocess = ready.preprocess.with_outputs(labels.classes, targets)
+    stream = None
+    if streams is not None and kind is not None:
+        stream = TrainingStream(
+            spec,
+            streams,
+            modality,
+            kind,
+            classes=labels.classes,
+            preprocess=preprocess,
+            augmentation=ready.splits["train"].augmentation,
+        )
     return Data(
         **ready.splits,
         classes=labels.classes,
         targets=targets,
-        preprocess=ready.preprocess.with_outputs(labels.classes, targets),
+        preprocess=preprocess,
         facts=facts,
         label_kind=kind.name if kind else modality.name,
+        stream=stream,
     )
 
 
@@ -242,7 +272,7 @@ def _read_groups(
     return groups
 
 
-def _name(spec: DataSpec, loaded: Loaded) -> str:
+def _name(spec: DataSpec, files: Mapping[str, list[Path]]) -> str:
     """Return the data set's name: the recipe's, else the name of its folder.
 
     For a folder named after a split, such as `pets/train`, the parent's name is used.
@@ -251,7 +281,7 @@ def _name(spec: DataSpec, loaded: Loaded) -> str:
         # A local path is not a name either.
         path = Path(spec.name)
         return path.name if path.is_absolute() or path.is_dir() else spec.name
-    paths = [path.absolute() for path in loaded.files["train"]]
+    paths = [path.absolute() for path in files["train"]]
     folder = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
     while folder.name.lower() in SPLIT_NAMES and folder != data_folder().absolute():
         folder = folder.parent
@@ -259,11 +289,20 @@ def _name(spec: DataSpec, loaded: Loaded) -> str:
 
 
 def _fingerprint(
-    spec: DataSpec, loaded: Loaded, columns: Sequence[str], *, referenced: Mapping[str, str]
+    spec: DataSpec,
+    loaded: Loaded,
+    columns: Sequence[str],
+    *,
+    referenced: Mapping[str, str],
+    digests: Mapping[str, str],
+    stream: object = None,
 ) -> str:
-    """Hash the spec and the source's files, or the columns in use if there are no files."""
+    """Hash the spec and the source's files, or the columns in use if there are no files.
+
+    With `digests`, which stand for the modality's own columns, the files are not read again.
+    """
     content: dict[str, object]
-    if loaded.files:
+    if loaded.files and not digests:
         content = {
             name: [_file_hash(path) for path in paths] for name, paths in loaded.files.items()
         }
@@ -271,6 +310,10 @@ def _fingerprint(
         content = {name: _row_hashes(data, columns) for name, data in loaded.splits.items()}
     if referenced:
         content["images"] = dict(referenced)
+    if digests:
+        content["digests"] = dict(digests)
+    if stream is not None:
+        content["stream"] = stream
     return fingerprint.of_json({"content": content, "spec": spec.identity()})
 
 

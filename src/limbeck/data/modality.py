@@ -21,12 +21,14 @@ from limbeck.data.settings import Section, Settings
 from limbeck.errors import InputError
 
 if TYPE_CHECKING:
+    import datasets
     import numpy as np
     from numpy.typing import NDArray
 
     from limbeck.data.label import Labels
     from limbeck.data.loaded import Loaded
     from limbeck.data.preprocess import Preprocess
+    from limbeck.data.rows import Samples
     from limbeck.data.spec import DataSpec
     from limbeck.data.split import Division, Prepared
 
@@ -74,6 +76,7 @@ class Modality(ABC, Generic[KeysT]):
             which it stays as before they were added.
         owns_labels: Whether `labels` returns labels of its own: a kind of label in the recipe is
             then refused.
+        streams: Whether rows can be prepared one by one (`samples`), as a stream needs it.
         hint: What a message on a missing column adds.
     """
 
@@ -84,6 +87,7 @@ class Modality(ABC, Generic[KeysT]):
     training_only: ClassVar[frozenset[str]] = frozenset()
     later: ClassVar[frozenset[str]] = frozenset()
     owns_labels: ClassVar[bool] = False
+    streams: ClassVar[bool] = False
     hint: ClassVar[str] = "The columns of a table are named in data.table."
 
     def of(self, spec: DataSpec) -> KeysT:
@@ -150,6 +154,26 @@ class Modality(ABC, Generic[KeysT]):
         Raises:
             InputError: Samples are invalid; the message lists every problem.
         """
+
+    def samples(
+        self,
+        spec: DataSpec,
+        rows: datasets.Dataset,
+        preprocess: Preprocess,
+        numbers: NDArray[np.int64],
+    ) -> Samples:
+        """Return rows of a stream as samples, for modalities that can be streamed.
+
+        Args:
+            spec: The whole data section.
+            rows: The rows.
+            preprocess: Their preprocessing.
+            numbers: The number of each row in the stream, for messages.
+
+        Raises:
+            InputError: A row is invalid.
+        """
+        raise NotImplementedError
 
     def files(self, spec: DataSpec, loaded: Loaded) -> dict[str, str]:
         """Return hashes of the files that rows reference, by their names in the rows."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from limbeck.data.label import UNLABELLED
 
@@ -77,12 +79,16 @@ class DenseLabels:
         tensor: The classes, int64 `[rows]`, -100 without a label; or targets, float32
             `[rows, ...]`.
         strata: The stratum of each row, int64 `[rows]`; by default the classes.
+        classes: The number of classes, for labels that are classes.
     """
 
     spatial: Sequence[Spatial] = ()
 
-    def __init__(self, tensor: Tensor, strata: Tensor | None = None) -> None:
+    def __init__(
+        self, tensor: Tensor, strata: Tensor | None = None, *, classes: int | None = None
+    ) -> None:
         self.tensor = tensor
+        self._classes = classes
         self.strata = tensor if strata is None else strata
         labelled = tensor != UNLABELLED
         self._labelled = None if tensor.is_floating_point() or bool(labelled.all()) else labelled
@@ -100,6 +106,39 @@ class DenseLabels:
     def class_counts(self, classes: int) -> list[int]:
         """Count the rows of each class."""
         return class_counts(self.tensor, classes)
+
+    @property
+    def mixable(self) -> bool:
+        """Return whether labels are classes, or all 0 or 1."""
+        if self.tensor.is_floating_point():
+            return bool(((self.tensor == 0) | (self.tensor == 1)).all())
+        return self._classes is not None
+
+    def mixed(self, index: Tensor, partner: Tensor, share: Tensor) -> Batch:
+        """Return `labels`, probabilities `[n, classes]`, and `labelled` if some rows have none."""
+        own, other = self.batch(index), self.batch(partner)
+        batch = {"labels": mix(self._soft(own), self._soft(other), share)}
+        if "labelled" in own:
+            batch["labelled"] = own["labelled"] & (other["labelled"] | (share == 1))
+        return batch
+
+    def _soft(self, batch: Batch) -> Tensor:
+        """Return labels as probabilities, one-hot if they are classes."""
+        labels = batch["labels"]
+        if labels.is_floating_point() or self._classes is None:
+            return labels
+        return one_hot(labels.clamp(min=0), self._classes).to(torch.float32)
+
+
+def mix(own: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    """Compute the weighted mean of two tensors `[n, ...]`, with the share `[n]` of the first.
+
+    Example:
+        >>> mix(torch.ones(1, 2), torch.zeros(1, 2), torch.tensor([0.25]))
+        tensor([[0.2500, 0.2500]])
+    """
+    factor = share.view(-1, *(1,) * (own.ndim - 1))
+    return own * factor + other * (1 - factor)
 
 
 def class_counts(labels: Tensor, classes: int) -> list[int]:
@@ -138,4 +177,54 @@ class Augmentation(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """Return the settings as plain data, by which cached outputs are keyed."""
+        ...
+
+
+class Mix(Protocol):
+    """The draw of a batch whose samples are mixed with others of the split."""
+
+    @property
+    def partner(self) -> Tensor:
+        """Return the row that each sample is mixed with, int64 `[n]`."""
+        ...
+
+    @property
+    def share(self) -> Tensor:
+        """Return the share of the own label, float32 `[n]`; 1 for a sample that is not mixed."""
+        ...
+
+    def inputs(self, own: Batch, partner: Batch) -> Batch:
+        """Return the mixed inputs of augmented samples and of their partners."""
+        ...
+
+
+class Mixing(Protocol):
+    """Mixing of samples, drawn by (seed, index, view) and not by batch."""
+
+    def draw(self, index: Tensor, *, rows: int, seed: int, view: int) -> Mix:
+        """Draw how rows `index` of a split of `rows` rows are mixed."""
+        ...
+
+
+@runtime_checkable
+class MixesSamples(Protocol):
+    """An augmentation that also mixes samples (mixup, CutMix)."""
+
+    @property
+    def mixing(self) -> Mixing | None:
+        """Return the mixing; None for none."""
+        ...
+
+
+@runtime_checkable
+class MixableLabels(Protocol):
+    """Labels of which a mixture is defined."""
+
+    @property
+    def mixable(self) -> bool:
+        """Return whether it is defined for these labels."""
+        ...
+
+    def mixed(self, index: Tensor, partner: Tensor, share: Tensor) -> Batch:
+        """Return the entries of rows `index [n]` mixed with rows `partner`: soft labels."""
         ...

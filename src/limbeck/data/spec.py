@@ -15,6 +15,11 @@ from limbeck.errors import Problem, RefusedError, did_you_mean
 if TYPE_CHECKING:
     from typing import Self
 
+STREAMS = Registry(
+    "limbeck.data.sources", kind="data.source", attribute="stream", group="limbeck.data_sources"
+)
+STREAMED = ("hub", "parquet", "webdataset")
+"""The sources that have `stream`."""
 SOURCES = Registry(
     "limbeck.data.sources", kind="data.source", attribute="load", group="limbeck.data_sources"
 )
@@ -26,6 +31,8 @@ NO_CONTENT = {"files", "licence", "name", "max_overlap"}.union(
     *(modality.training_only for modality in _MODALITIES)
 )
 """Settings that change neither rows nor tensors, or are hashed elsewhere."""
+NEED_FILES = {"audiofolder", "csv", "imagefolder", "npz", "parquet", "webdataset"}
+"""Sources that read the files that a recipe names."""
 FIRST = {
     *("source", "config", "revision", "columns", "validation", "test", "split_seed"),
     *("image", "text", "max_samples", "classes"),
@@ -100,6 +107,11 @@ class _Base(Settings):
             of the same label in its content: pixels, text or features. Equal rows that are
             expected in a table of few values are not counted.
         max_samples: The maximum number of rows per split, stratified by class.
+        streaming: Read training rows as a stream, for `steps`, and never all of them: of images
+            from hub, parquet or webdataset. The first `max_samples.train` rows, by default 1,000,
+            stand for the training split in statistics and calibration; validation and test are
+            read up to `max_samples`.
+        shuffle_buffer: The number of rows of a stream that are shuffled together, by default 1,000.
         licence: The data's licence; read from the SOURCE.txt beside the files if not given.
 
     Example:
@@ -123,6 +135,8 @@ class _Base(Settings):
     sensitive_features: tuple[str, ...] = ()
     max_overlap: Annotated[float, Field(ge=0, le=1)] = 0.1
     max_samples: dict[SplitName, Rows] = Field(default={})
+    streaming: bool = False
+    shuffle_buffer: Annotated[int, Field(ge=1, le=10**7)] | None = None
     licence: str | None = None
 
     @property
@@ -165,14 +179,47 @@ class _Base(Settings):
             kind.check(spec)
         if repeated := duplicates(self.sensitive_features):
             raise ValueError(f"sensitive_features names {repeated} twice; allowed: each once")
-        if self.source in {"parquet", "csv", "imagefolder", "npz"} and "train" not in self.files:
+        if self.source in NEED_FILES and "train" not in self.files:
             fix = f"`source: {self.source}` needs `files: {{train: PATH}}`."
             raise RefusedError(Problem.missing("files.train", fix))
         if self.source in {"sklearn", "hub", "python"} and not self.name:
             raise RefusedError(Problem.missing("name", f"`source: {self.source}` needs it."))
         if self.source != "hub" and (self.config or self.revision):
             raise ValueError("config and revision are given; allowed: with source: hub only")
+        self._check_streaming()
         return self
+
+    def _check_streaming(self) -> None:
+        """Raise for what a stream does not allow, all of it together."""
+        if not self.streaming:
+            if self.shuffle_buffer is not None:
+                raise ValueError("shuffle_buffer is given; allowed: with streaming: true")
+            return
+        spec = self._whole
+        problems = []
+        if self.source not in STREAMED:
+            problems.append(Problem("streaming", True, f"with source: {', '.join(STREAMED)}"))
+        for modality in _MODALITIES:
+            if modality.section(spec) is not None and not modality.streams:
+                problems.append(Problem(modality.name, "a section", "images, with streaming"))
+        given = {
+            "split": self.split,
+            "split_column": self.split_column,
+            "columns.weight": self.columns.weight,
+            "unlabelled": getattr(spec, "unlabelled", False),
+            **{key: True for kind in _KINDS if not kind.is_default for key in kind.given(spec)},
+        }
+        augment = getattr(spec, "augment", None)
+        for name in ("mixup", "cutmix", "views"):
+            given[f"augment.{name}"] = getattr(augment, name, None)
+        allowed = "nothing, with streaming: rows cannot be reached by their index"
+        problems += [Problem(name, one, allowed) for name, one in given.items() if one]
+        if self.source != "hub":
+            fix = "Rows cannot be drawn from a stream: name the files that hold them."
+            missing = [name for name in ("validation", "test") if name not in self.files]
+            problems += [Problem.missing(f"files.{name}", fix) for name in missing]
+        if problems:
+            raise RefusedError(*problems)
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine rows and tensors, without files and augmentation.

@@ -11,7 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.data.rows import Augmentation, Batch, RowLabels, Samples
+from limbeck.data.rows import (
+    Augmentation,
+    Batch,
+    MixableLabels,
+    MixesSamples,
+    Mixing,
+    RowLabels,
+    Samples,
+    mix,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,6 +91,11 @@ class Split:
         return self.augmentation.views if self.augmentation else 1
 
     @property
+    def decodes(self) -> bool:
+        """Return whether rows are decoded for each batch, which worker processes may share."""
+        return bool(getattr(self._samples, "decodes", False))
+
+    @property
     def view(self) -> int:
         """Return the variant of this epoch's batches: the epoch modulo the views."""
         return self.epoch if self.views is None else self.epoch % self.views
@@ -109,6 +123,15 @@ class Split:
             weights, `weight` float32 `[n]`; with rows without a label, `labelled` bool `[n]`.
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
+        batch = self._augmented(index)
+        if isinstance(self.augmentation, MixesSamples) and self.augmentation.mixing is not None:
+            batch = self._mixed(batch, index, self.augmentation.mixing)
+        batch["index"] = index
+        batch["view"] = torch.full_like(index, self.view)
+        return batch
+
+    def _augmented(self, index: Tensor) -> Batch:
+        """Return some rows, each augmented by its own draw."""
         batch = {**self._samples.batch(index), **self.row_labels.batch(index)}
         if self.augmentation is not None:
             batch = self.augmentation(
@@ -116,9 +139,29 @@ class Split:
             )
         if self.weights is not None:
             batch["weight"] = self.weights.index_select(0, index)
-        batch["index"] = index
-        batch["view"] = torch.full_like(index, self.view)
         return batch
+
+    def _mixed(self, batch: Batch, index: Tensor, mixing: Mixing) -> Batch:
+        """Mix rows with their partners, which are augmented by their own draws.
+
+        The weight of a sample is the mean of both weights, and its label the mean of both labels
+        with their weights, as in a weighted cross-entropy.
+        """
+        drawn = mixing.draw(index, rows=len(self), seed=self.seed, view=self.view)
+        share, mixed = drawn.share, drawn.share < 1
+        if not isinstance(self.row_labels, MixableLabels):
+            raise TypeError(f"{type(self.row_labels).__name__} cannot be mixed")
+        partner = dict(batch)
+        if mixed.any():
+            others = self._augmented(drawn.partner[mixed])
+            partner = {name: one.clone() for name, one in batch.items()}
+            for name, one in others.items():
+                partner[name][mixed] = one
+        batch = {**batch, **drawn.inputs(batch, partner)}
+        if "weight" in batch:
+            own, batch["weight"] = batch["weight"], mix(batch["weight"], partner["weight"], share)
+            share = torch.where(batch["weight"] > 0, own * share / batch["weight"], share)
+        return {**batch, **self.row_labels.mixed(index, drawn.partner, share)}
 
     def for_evaluation(self) -> Split:
         """Return the same rows without augmentation; nothing is copied."""
@@ -203,6 +246,8 @@ class Prepared:
         hashes: The hash of each row's model input, by split.
         notes: Inferred, dropped or changed values, for the report.
         expected: The share of rows expected to equal a training row by coincidence.
+        digests: A hash of the content of the modality's own columns, by split, if the preparation
+            has read it anyway; the source's files are then not read again for the fingerprint.
     """
 
     splits: dict[str, Split]
@@ -210,6 +255,7 @@ class Prepared:
     hashes: dict[str, NDArray[np.uint64]]
     notes: tuple[str, ...] = ()
     expected: float = 0.0
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def hash_of(row: NDArray[Any] | bytes) -> int:

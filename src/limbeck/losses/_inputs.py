@@ -139,11 +139,27 @@ def check_same_samples(student: Tensor, teacher: Tensor, *, where: str) -> None:
 def check_labels(labels: Tensor, logits: Tensor, *, where: str) -> None:
     """Raise an error unless labels have one integer per element."""
     _check_tensor(labels, where=where)
+    if is_soft(labels):
+        fix = "Leave out data.augment.mixup and cutmix, or this term."
+        allowed = f"one class per element, shape {tuple(logits.shape[:1])}"
+        raise InputError(Problem(where, f"probabilities {tuple(labels.shape)}", allowed, fix))
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         fix = "Convert them with .long()."
         raise InputError(Problem(where, str(labels.dtype), "whole numbers", fix))
     if labels.shape != logits.shape[:1]:
         allowed = f"one label per element, shape {tuple(logits.shape[:1])}"
+        raise InputError(Problem(where, tuple(labels.shape), allowed))
+
+
+def is_soft(labels: Tensor) -> bool:
+    """Return whether labels are probabilities of classes, `[elements, classes]`."""
+    return isinstance(labels, Tensor) and labels.is_floating_point() and labels.ndim == 2
+
+
+def check_soft_labels(labels: Tensor, logits: Tensor, *, where: str) -> None:
+    """Raise an error unless probabilities have the shape of the logits."""
+    if labels.shape != logits.shape:
+        allowed = f"probabilities of each class, shape {tuple(logits.shape)}"
         raise InputError(Problem(where, tuple(labels.shape), allowed))
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 Logits: TypeAlias = Float[Tensor, "elements classes"]
 Labels: TypeAlias = Integer[Tensor, " elements"]
+SoftLabels: TypeAlias = Integer[Tensor, " elements"] | Float[Tensor, "elements classes"]
 PerElement: TypeAlias = Float[Tensor, " elements"]
 
 Distances: TypeAlias = Float[Tensor, "elements 4"]

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
+from torch import Tensor
 
 from limbeck.core.numbers import is_number
 from limbeck.core.tensors import precise
@@ -13,25 +14,28 @@ from limbeck.errors import InputError, Problem
 from limbeck.losses._inputs import (
     check_labels,
     check_logits,
+    check_soft_labels,
     check_temperature,
     checked_lookup,
+    is_soft,
     logit_pair,
 )
 from limbeck.losses._kinds import MINIMUM_LOGIT, not_negative
-from limbeck.losses._types import Labels, Logits, PerElement
+from limbeck.losses._types import Logits, PerElement, SoftLabels
 from limbeck.losses.divergences import forward_kl
 
 _NO_LABEL = -(2**63)  # torch ignores labels of -100 by default; here they are invalid
 
 
-def cross_entropy(student: Logits, labels: Labels) -> PerElement:
-    r"""Compute the cross-entropy with hard labels.
+def cross_entropy(student: Logits, labels: SoftLabels) -> PerElement:
+    r"""Compute the cross-entropy with hard labels, or with probabilities.
 
-    $$-\log \mathrm{softmax}(z)_y$$
+    $$-\log \mathrm{softmax}(z)_y, \quad -\sum_i y_i \log \mathrm{softmax}(z)_i$$
 
     Args:
         student: Logits z, `[elements, classes]`.
-        labels: The labels y, `[elements]`. There is no ignore index: use a weight of 0.
+        labels: The labels y, `[elements]`; or probabilities `[elements, classes]`, as mixup and
+            CutMix make them. There is no ignore index: use a weight of 0.
 
     Returns:
         One value per element in nats, `[elements]`.
@@ -43,9 +47,14 @@ def cross_entropy(student: Logits, labels: Labels) -> PerElement:
         >>> import torch
         >>> cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]))
         tensor([1.3863, 1.3863])
+
+    Source: Zhang et al. 2018, for mixed labels.
     """
     where = "cross_entropy.labels"
     check_logits(student, where="cross_entropy.student")
+    if is_soft(labels):
+        check_soft_labels(labels, student, where=where)
+        return _soft_cross_entropy(precise(student), labels)
     check_labels(labels, student, where=where)
     logits, targets = precise(student), labels.long()
     with checked_lookup(labels, student, where=where):
@@ -54,7 +63,7 @@ def cross_entropy(student: Logits, labels: Labels) -> PerElement:
 
 
 def label_smoothing(
-    student: Logits, labels: Labels, *, smoothing: Annotated[float, Field(ge=0, lt=1)]
+    student: Logits, labels: SoftLabels, *, smoothing: Annotated[float, Field(ge=0, lt=1)]
 ) -> PerElement:
     r"""Compute the cross-entropy with label smoothing.
 
@@ -64,7 +73,7 @@ def label_smoothing(
 
     Args:
         student: Logits z, `[elements, classes]`.
-        labels: The labels y, `[elements]`.
+        labels: The labels y, `[elements]`; or probabilities `[elements, classes]`.
         smoothing: ε, in [0, 1); 0 is plain cross-entropy.
 
     Returns:
@@ -82,17 +91,30 @@ def label_smoothing(
     """
     where = "label_smoothing.labels"
     check_logits(student, where="label_smoothing.student")
-    check_labels(labels, student, where=where)
+    soft = is_soft(labels)
+    if soft:
+        check_soft_labels(labels, student, where=where)
+    else:
+        check_labels(labels, student, where=where)
     if not (is_number(smoothing) and 0 <= smoothing < 1):
         allowed = "a number in [0, 1)"
         raise InputError(Problem("label_smoothing.smoothing", smoothing, allowed, "Try 0.1."))
     logits = precise(student)
     finite = logits != -float("inf")
     nll = -F.log_softmax(logits.clamp_min(MINIMUM_LOGIT), dim=-1)
-    with checked_lookup(labels, student, where=where):
-        hard = nll.gather(-1, labels.long().unsqueeze(-1)).squeeze(-1)
+    if soft:
+        own = (nll * labels.to(nll.dtype)).sum(-1)
+    else:
+        with checked_lookup(labels, student, where=where):
+            own = nll.gather(-1, labels.long().unsqueeze(-1)).squeeze(-1)
     uniform = nll.masked_fill(~finite, 0).sum(-1) / finite.sum(-1).clamp_min(1)
-    return (1 - smoothing) * hard + smoothing * uniform
+    return (1 - smoothing) * own + smoothing * uniform
+
+
+def _soft_cross_entropy(logits: Logits, probabilities: Tensor) -> PerElement:
+    """Compute the cross-entropy with probabilities; a class of logit -inf is finite, as a label."""
+    nll = -F.log_softmax(logits.clamp_min(MINIMUM_LOGIT), dim=-1)
+    return (nll * probabilities.to(nll.dtype)).sum(-1)
 
 
 def soft_target_kl(student: Logits, teacher: Logits, *, temperature: PositiveFloat) -> PerElement:

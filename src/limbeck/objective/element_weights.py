@@ -47,10 +47,14 @@ class ElementContext(NamedTuple):
         """Return the labels.
 
         Raises:
-            InputError: There are no labels.
+            InputError: There are no labels, or probabilities of classes in their place.
         """
         if self.labels is None:
             raise InputError(Problem(kind, "a batch without labels", "labels, one per element"))
+        if self.labels.is_floating_point():
+            fix = "Leave out data.augment.mixup and cutmix, or this weight."
+            given = f"probabilities {tuple(self.labels.shape)}"
+            raise InputError(Problem(kind, given, "one class per element", fix))
         return self.labels
 
 

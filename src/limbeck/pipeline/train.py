@@ -24,7 +24,7 @@ from limbeck.schemes import Offline
 from limbeck.tasks import is_classifier
 from limbeck.training import Training, data, fit
 from limbeck.training.groups import learning_rates
-from limbeck.training.stream import GeneratesBatches
+from limbeck.training.stream import GeneratesBatches, Stream
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +50,7 @@ def try_training(context: Context, scheme: Scheme, settings: Training, *, where:
     """
     import torch
 
+    _check_stream(context, scheme, settings, where)
     place = f"{where}.objective"
     learning_rates(next(iter(scheme.students.values())), settings, where=f"{where}.learning_rates")
     modules = list(scheme.modules_to_save().values())
@@ -71,6 +72,22 @@ def try_training(context: Context, scheme: Scheme, settings: Training, *, where:
             # Models and losses are third-party code, and raise errors of many types.
             except Exception as error:
                 raise InputError(_problem(context, batch, where, error)) from error
+
+
+def _check_stream(context: Context, scheme: Scheme, settings: Training, where: str) -> None:
+    """Check the settings of a training on a stream, before anything is trained."""
+    if context.data.stream is None or isinstance(scheme, GeneratesBatches):
+        return
+    problems = []
+    if settings.steps is None:
+        fix = "Give the number of optimiser steps: `steps: 10000`."
+        allowed = "`steps`, with data.streaming"
+        problems.append(Problem(f"{where}.epochs", settings.epochs, allowed, fix))
+    if settings.num_workers:
+        allowed = "0, with data.streaming: images are decoded in threads"
+        problems.append(Problem(f"{where}.num_workers", settings.num_workers, allowed))
+    if problems:
+        raise InputError(*problems)
 
 
 def _trial_batches(context: Context, scheme: Scheme, settings: Training) -> list[Batch]:
@@ -193,9 +210,12 @@ def train(
     rows = None if isinstance(scheme, GeneratesBatches) else context.data.train
     if rows is not None:
         rows.set_seed(context.seed)
+    stream = None if rows is None else context.data.stream
+    if stream is not None:
+        stream.set_seed(context.seed)
     history = fit(
         scheme,
-        train=rows,
+        train=rows if stream is None else Stream(stream, batched=False),
         validate=partial(validate_model, context),
         settings=settings,
         folder=(context.folder / weights).parent,

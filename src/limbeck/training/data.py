@@ -6,7 +6,10 @@ position is a part of the checkpoint. `stream.py` has the loader of data that is
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, cast, overload
@@ -16,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from limbeck.core.random import seeded
-from limbeck.errors import InputError, Problem
+from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.tasks import Batch
 from limbeck.training.settings import Training
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 EPOCH, PASS, DRAW = range(1, 4)
 """Purposes of random numbers: the scheme's `begin_epoch`, a pass over a stream, a micro-batch."""
+MOST_WORKERS = 8
 
 
 class Examples(Protocol):
@@ -133,7 +137,7 @@ class MapLoader:
         return load(
             self._examples,
             (share(order[number], rank=rank, processes=processes) for number in rest),
-            workers=self._settings.num_workers,
+            workers=number_of_workers(self._examples, self._settings, processes),
             device=self._accelerator.device,
         )
 
@@ -169,7 +173,7 @@ def move(batch: Batch, *, device: torch.device) -> Batch:
 def _loaded(examples: Examples, batches: Iterator[list[int]], workers: int) -> Iterator[Batch]:
     if workers == 0:  # a DataLoader would only cost time here
         return (fetch(examples, batch) for batch in batches)
-    return iter(
+    return _of_workers(
         DataLoader(
             cast("Any", _Fetched(examples)),
             batch_sampler=cast("Any", batches),
@@ -182,14 +186,60 @@ def _loaded(examples: Examples, batches: Iterator[list[int]], workers: int) -> I
     )
 
 
+def number_of_workers(examples: object, settings: Training, processes: int = 1) -> int:
+    """Return the number of data loader processes of a training process.
+
+    If it is not stated: one per processor but one, at most 8, for data that is decoded on demand
+    (an attribute `decodes` that is true), and 0 for other data.
+    """
+    if settings.num_workers is not None:
+        return settings.num_workers
+    # A daemon, such as a worker of another program, may not start processes.
+    if not getattr(examples, "decodes", False) or multiprocessing.current_process().daemon:
+        return 0
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(MOST_WORKERS, (available or 1) // processes - 1))
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """An explained error of a worker process."""
+
+    error: LimbeckError
+
+
+def _of_workers(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """Iterate over batches of worker processes; an error is raised as it was there.
+
+    Raises:
+        LimbeckError: A worker process failed, or was killed.
+    """
+    try:
+        for batch in loader:
+            if isinstance(batch, _Failed):
+                raise batch.error
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LimbeckError(
+            f"a data loader process was killed ({error}), most often since the memory was full. "
+            "Set a smaller num_workers, and run again: the run resumes from its last checkpoint."
+        ) from error
+
+
 class _Fetched:
     """A data set whose `__getitems__` returns batches, in a worker process too."""
 
     def __init__(self, examples: Examples) -> None:
         self._examples = examples
 
-    def __getitems__(self, indices: list[int], /) -> Batch:
-        return fetch(self._examples, indices)
+    def __getitems__(self, indices: list[int], /) -> Batch | _Failed:
+        try:
+            return fetch(self._examples, indices)
+        # The loader would raise it with a traceback as its message.
+        except LimbeckError as error:
+            return _Failed(error)
 
 
 def _as_is(batch: Any) -> Any:

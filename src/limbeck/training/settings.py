@@ -137,8 +137,14 @@ class Training(BaseModel):
         Field(description="Keep the weights of the best validation, or of the last step."),
     ] = "best"
     num_workers: Annotated[
-        int, Field(ge=0, le=256, description="Data loader processes; 0 loads in the training loop.")
-    ] = 0
+        int | None,
+        Field(
+            ge=0,
+            le=256,
+            description="Data loader processes; 0 loads in the training loop. By default 0; for "
+            "images that are decoded on demand, one per processor but one, at most 8.",
+        ),
+    ] = None
     log_every: Annotated[
         int | None,
         Field(

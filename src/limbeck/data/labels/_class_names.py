@@ -107,7 +107,7 @@ def class_rows(
     if problems:
         raise InputError(*problems)
     names = names or tuple(str(number) for number in range(int(rows["train"].max()) + 1))
-    absent = sorted(set(range(len(names))) - set(rows["train"].tolist()))
+    absent = sorted(set(range(len(names))) - set(np.unique(rows["train"]).tolist()))
     if absent:
         listed = _listed([names[number] for number in absent])
         notes.append(f"no row of the class {listed} in train")
@@ -323,7 +323,7 @@ def _mixed_kinds(
 def _unseen_classes(
     rows: dict[str, NDArray[np.int64]], names: tuple[str, ...] | None
 ) -> list[Problem]:
-    seen = set(rows["train"].tolist())
+    seen = set(np.unique(rows["train"]).tolist())
     problems = []
     # A label may be anything up to 2**63: gaps are counted only as far as they are shown.
     gaps = list(islice((number for number in range(max(seen)) if number not in seen), 10))

@@ -47,7 +47,8 @@ class ClassLabels(Labels):
 
         from limbeck.data.rows import DenseLabels
 
-        return DenseLabels(torch.from_numpy(self.rows[source][rows]))
+        labels = torch.from_numpy(self.rows[source][rows])
+        return DenseLabels(labels, classes=len(self.classes))
 
     def check(self, rows: Mapping[str, tuple[str, NDArray[np.int64]]]) -> list[str]:
         """Check that training has rows of every class."""

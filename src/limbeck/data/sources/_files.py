@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from limbeck.data.files import resolve
 from limbeck.data.loaded import Loaded, check_rows
@@ -16,14 +17,20 @@ if TYPE_CHECKING:
     from limbeck.data.spec import DataSpec
 
 
-def read_tables(
-    spec: DataSpec, read: Callable[[Path], Any], *, kind: str, suffixes: tuple[str, ...]
-) -> Loaded:
+class Read(Protocol):
+    """A reader of one file, which is given the bytes of all files of the source."""
+
+    def __call__(self, path: Path, /, *, total: int) -> Any:
+        """Read a file to a `pyarrow.Table` or a `datasets.Dataset`."""
+        ...
+
+
+def read_tables(spec: DataSpec, read: Read, *, kind: str, suffixes: tuple[str, ...]) -> Loaded:
     """Read a spec's files as tables: each split with its own column types and class names.
 
     Args:
         spec: The `data` section of a recipe.
-        read: Reads one file to a `pyarrow.Table` or a `datasets.Dataset`.
+        read: Reads one file.
         kind: The name of the format, for messages.
         suffixes: The file suffixes that are read from a folder.
 
@@ -39,14 +46,17 @@ def read_tables(
 
 
 def read_files(
-    files: dict[str, list[Path]], read: Callable[[Path], Any], *, kind: str
+    files: dict[str, list[Path]], read: Read, *, kind: str
 ) -> dict[str, datasets.Dataset]:
     """Read the files of each split; errors are those of `read_tables`."""
     problems: list[Problem] = []
     splits: dict[str, datasets.Dataset] = {}
+    total = sum(path.stat().st_size for paths in files.values() for path in paths)
     for split, paths in files.items():
         with gathering(problems):
-            splits[split] = _split(paths, read, kind=kind, where=f"data.files.{split}")
+            splits[split] = _split(
+                paths, partial(read, total=total), kind=kind, where=f"data.files.{split}"
+            )
     with gathering(problems):
         check_rows(splits)
     if problems:

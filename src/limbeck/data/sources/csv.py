@@ -32,8 +32,8 @@ def load(spec: DataSpec) -> Loaded:
     return read_tables(spec, read, kind="csv", suffixes=SUFFIXES)
 
 
-def read(path: Path) -> Any:
-    """Read a CSV file as a table of texts.
+def read(path: Path, *, total: int = 0) -> Any:
+    """Read a CSV file as a table of texts, in memory.
 
     Raises:
         InputError: Two columns have one name.

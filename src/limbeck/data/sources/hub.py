@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.data.loaded import Loaded, quiet
 from limbeck.data.sources import csv, parquet
 from limbeck.data.sources._files import read_files
+from limbeck.data.streaming import Streams, opened
 from limbeck.errors import InputError, Problem, did_you_mean
 
 if TYPE_CHECKING:
@@ -54,6 +56,34 @@ def load(spec: DataSpec) -> Loaded:
         return Loaded(read_files(files, READERS[kind].read, kind=kind))
     splits = {split: found[name] for split, name in wanted.items()}
     return Loaded(splits, licence=splits["train"].info.license or "")
+
+
+def stream(spec: DataSpec) -> Streams:
+    """Return the splits of a data set as streams, in the order in which they are stored.
+
+    Raises:
+        InputError: The data set cannot be opened, or has no such split.
+    """
+    named: dict[str, Any] = {"name": spec.config, "revision": spec.revision}
+    found = opened("data.name", spec.name, **named)
+    wanted: dict[str, Any] = dict(spec.files.items()) or {
+        split: split for split in ("train", "validation", "test") if split in found
+    }
+    problems = [
+        Problem(f"data.files.{split}", name, ", ".join(found), did_you_mean(name, found))
+        for split, name in wanted.items()
+        if name not in found
+    ]
+    if "train" not in wanted:
+        problems.append(Problem("data.files", wanted, f"a train split, one of {', '.join(found)}"))
+    if problems:
+        raise InputError(*problems)
+    others = {split: found[name] for split, name in wanted.items() if split != "train"}
+    train = found[wanted["train"]]
+    licence = train.info.license or ""
+    identity = {**named, "path": spec.name}
+    # A copy, since a position that is set stays set in the epochs that follow.
+    return Streams(lambda _: copy.deepcopy(train), others, identity, licence=licence)
 
 
 def _local(spec: DataSpec, builder: Any) -> dict[str, list[str]] | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from limbeck.data.files import resolve
 from limbeck.data.loaded import Loaded
@@ -49,20 +52,25 @@ def load(spec: DataSpec) -> Loaded:
 
 def _split(paths: list[Path], *, where: str) -> tuple[datasets.Dataset, list[str]]:
     import datasets
+    import pyarrow  # type: ignore[import-untyped]
 
     folders, beside = _class_folders(paths, where)
     ignored = [path.name for path in beside]
-    images: dict[str, list[str]] = {}
+    # Paths of a million images as Python objects would take several times the memory.
+    images: dict[str, list[pyarrow.Array]] = {}
     deeper: list[str] = []
     for folder in folders:
-        for path in sorted(folder.iterdir()):
-            if path.is_dir():
-                if any(_is_image(file) for file in path.rglob("*")):
-                    deeper.append(f"{folder.name}/{path.name}")
-            elif path.is_file() and _is_image(path):
-                images.setdefault(folder.name, []).append(str(path.absolute()))
+        own = []
+        for entry in sorted(os.scandir(folder.absolute()), key=lambda one: one.name):
+            if entry.is_dir():
+                if any(_is_image(file) for file in Path(entry.path).rglob("*")):
+                    deeper.append(f"{folder.name}/{entry.name}")
+            elif entry.is_file() and _is_image(Path(entry.name)):
+                own.append(entry.path)
             else:
-                ignored.append(f"{folder.name}/{path.name}")
+                ignored.append(f"{folder.name}/{entry.name}")
+        if own:
+            images.setdefault(folder.name, []).append(pyarrow.array(own, pyarrow.string()))
     fix = "Name in data.files the folder that holds the classes' folders."
     if deeper:
         given = f"images two folders deep: {_listed(deeper)}"
@@ -72,11 +80,14 @@ def _split(paths: list[Path], *, where: str) -> tuple[datasets.Dataset, list[str
         raise InputError(Problem(where, given, ALLOWED, fix))
     names = sorted(images)
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
-    content = {
-        "image": [path for name in names for path in images[name]],
-        "label": [index for index, name in enumerate(names) for _ in images[name]],
-    }
-    return datasets.Dataset.from_dict(content, datasets.Features(features)), ignored
+    parts = [(label, part) for label, name in enumerate(names) for part in images[name]]
+    paths = pyarrow.concat_arrays([part for _, part in parts])
+    labels = np.repeat([label for label, _ in parts], [len(part) for _, part in parts])
+    stored = [pyarrow.nulls(len(paths), pyarrow.binary()), paths]
+    cells = pyarrow.StructArray.from_arrays(stored, ["bytes", "path"])
+    table = pyarrow.table({"image": cells, "label": labels.astype(np.int64)})
+    info = datasets.DatasetInfo(features=datasets.Features(features))
+    return datasets.Dataset(datasets.table.InMemoryTable(table), info=info), ignored
 
 
 def _class_folders(paths: list[Path], where: str) -> tuple[list[Path], list[Path]]:

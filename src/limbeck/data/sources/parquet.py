@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.data.loaded import quiet
 from limbeck.data.sources._files import read_tables
+from limbeck.data.streaming import Streams, of_files
 from limbeck.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ SUFFIXES = (".parquet",)
 WHERE = "data.files"
 MIB = 2**20
 IN_MEMORY = 2048 * MIB
-"""Larger files are read through the cache of `datasets` in the user's home."""
+"""Files that are larger together are read through the cache of `datasets` in the user's home."""
 ALWAYS, EXPANSION = 512 * MIB, 200
 """A file may take so much memory, or so many times its size."""
 AT_ONCE, MOST_ROWS = 128 * MIB, 4096
@@ -36,8 +37,22 @@ def load(spec: DataSpec) -> Loaded:
     return read_tables(spec, read, kind="parquet", suffixes=SUFFIXES)
 
 
-def read(path: Path) -> Any:
+def stream(spec: DataSpec) -> Streams:
+    """Return the Parquet files as streams.
+
+    Raises:
+        InputError: A file is missing, or is not Parquet.
+    """
+    return of_files(spec, "parquet")
+
+
+def read(path: Path, *, total: int = 0) -> Any:
     """Read a Parquet file: in chunks of bounded size to a table in memory, unless it is large.
+
+    Args:
+        path: The file.
+        total: The bytes of all files of the source; over 2 GiB they are memory-mapped from the
+            cache of `datasets`, in which they are written once.
 
     Raises:
         InputError: The table takes over 512 MiB of memory and over 200 times the file's size; or
@@ -51,7 +66,7 @@ def read(path: Path) -> Any:
     with parquet.ParquetFile(path) as file:
         # A file's metadata can be as malicious as its content.
         _check_metadata(path, file.schema_arrow)
-        if size > IN_MEMORY:
+        if max(size, total) > IN_MEMORY:
             with quiet():
                 return datasets.Dataset.from_parquet(str(path))
         allowed, taken, batches = max(ALWAYS, EXPANSION * size), 0, []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -15,14 +15,20 @@ from limbeck.data.settings import Section, Settings
 if TYPE_CHECKING:
     from typing import Self
 
+    import datasets
+    import numpy as np
+    from numpy.typing import NDArray
+
     from limbeck.data.loaded import Loaded
     from limbeck.data.preprocess import Preprocess
+    from limbeck.data.rows import Samples
     from limbeck.data.spec import DataSpec
     from limbeck.data.split import Division, Prepared
 
 MOST_VIEWS = 10_000
 Level = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Deviation = Annotated[float, Field(gt=1e-7, le=1e6, allow_inf_nan=False)]
+Alpha = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
 Move = Annotated[int, Field(ge=0, le=LARGEST_SIDE)]
 
 CODE = """
@@ -63,6 +69,10 @@ class ImageSpec(Section):
         channels: 1 for grey, 3 for colour; inferred from the images if not given.
         mean: The mean per channel, in [0, 1]; computed on the training rows if not given.
         std: The standard deviation per channel; computed on the training rows if not given.
+        decode: Decode all images once and keep their pixels in memory, or decode each batch on
+            demand; on demand if the pixels of all splits take over 2 GiB and this is not given.
+        verify: Before training, also decode each image that is decoded on demand, to report all
+            corrupt ones; otherwise only headers are read.
     """
 
     size: Side | tuple[Side, Side] | None = None
@@ -71,6 +81,8 @@ class ImageSpec(Section):
     channels: Literal[1, 3] | None = None
     mean: tuple[Level, ...] | None = None
     std: tuple[Deviation, ...] | None = None
+    decode: Literal["memory", "on_demand"] | None = None
+    verify: bool = False
 
     @property
     def states_normalization(self) -> bool:
@@ -126,6 +138,12 @@ class AugmentSpec(Settings):
             `[{random_resized_crop: {scale: [0.5, 1]}}, trivial_augment_wide]`; they follow crop,
             flip and shift. A `size` that is not given is that of the model's input. Masks and boxes
             move too. Pixels are in [0, 1]. Needs the extra `vision`.
+        mixup: Mix each image and its label with another training row; the number is alpha, of
+            Beta(alpha, alpha), from which the share of each is drawn: 0.2 for ImageNet, 1 for
+            distillation. The partner is another row at random, in the same epoch's variant.
+        cutmix: Replace a window of each image by that of another row, and mix the labels by area;
+            the number is alpha, 1 in the paper. With mixup, each image has one of the two.
+        mix_probability: The share of the images that are mixed, each by its own draw.
         views: The number of variants per image, which epochs cycle through. Without it every epoch
             has new variants, and teacher outputs cannot be cached.
     """
@@ -134,7 +152,16 @@ class AugmentSpec(Settings):
     flip: bool = False
     shift: Move = 0
     transforms: tuple[str | dict[str, dict[str, JsonValue] | None], ...] = ()
+    mixup: Alpha | None = None
+    cutmix: Alpha | None = None
+    mix_probability: Annotated[float, Field(gt=0, le=1)] = 1.0
     views: Annotated[int, Field(gt=0, le=MOST_VIEWS)] | None = None
+
+    @model_validator(mode="after")
+    def _check_mixing(self) -> Self:
+        if self.mix_probability != 1 and self.mixup is None and self.cutmix is None:
+            raise ValueError("mix_probability is given; allowed: with mixup or cutmix")
+        return self
 
 
 class ImageKeys(Settings):
@@ -156,7 +183,8 @@ class Images(Modality[ImageKeys]):
     keys: ClassVar[type[Settings]] = ImageKeys
     preprocess: ClassVar[type[Preprocess]] = ImagePreprocess
     training_only: ClassVar[frozenset[str]] = frozenset({"augment"})
-    later: ClassVar[frozenset[str]] = frozenset({"resize", "crop"})
+    streams: ClassVar[bool] = True
+    later: ClassVar[frozenset[str]] = frozenset({"resize", "crop", "decode", "verify"})
     usage: ClassVar[Usage] = Usage(
         argument="image.png",
         packages="numpy, Pillow",
@@ -181,6 +209,21 @@ class Images(Modality[ImageKeys]):
 
         own = self.of(spec)
         return prepare(spec.columns.image, own.image or ImageSpec(), own.augment, loaded, division)
+
+    def samples(
+        self,
+        spec: DataSpec,
+        rows: datasets.Dataset,
+        preprocess: Preprocess,
+        numbers: NDArray[np.int64],
+    ) -> Samples:
+        """Return images of a stream, decoded when they are read."""
+        from limbeck.data.modalities.image._samples import StreamedImages
+
+        own = cast("ImagePreprocess", preprocess)
+        settings = self.of(spec).image or ImageSpec()
+        size = None if settings.size else own.size
+        return StreamedImages(rows, spec.columns.image, own, numbers, size=size)
 
     def files(self, spec: DataSpec, loaded: Loaded) -> dict[str, str]:
         """Hash the image files that rows reference by path."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from limbeck.core.random import below, random_bits
 from limbeck.data.label import UNLABELLED
+from limbeck.data.modalities.image._mix import mixing_of
 from limbeck.data.modalities.image._transforms import Transforms
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ class ImageAugmentation:
 
     Raises:
         InputError: A transform is unknown, or torchvision is not installed.
+
+    Attributes:
+        mixing: Mixup and CutMix of a sample with another row; None for none.
     """
 
     def __init__(self, spec: AugmentSpec, prepare: ImagePreprocess) -> None:
@@ -105,6 +109,7 @@ class ImageAugmentation:
             torch.tensor(one).view(-1, 1, 1) for one in (prepare.mean, prepare.std)
         )
         self._is_scaled = prepare.divide_by != 1
+        self.mixing = mixing_of(spec, prepare.size)
 
     @property
     def views(self) -> int | None:
@@ -114,6 +119,9 @@ class ImageAugmentation:
     def identity(self) -> dict[str, Any]:
         """Return the settings as plain data."""
         content = self.spec.model_dump(mode="json")
+        if self.mixing is None:
+            for name in ("mixup", "cutmix", "mix_probability"):
+                del content[name]
         if self._transforms is None:
             del content["transforms"]
         else:

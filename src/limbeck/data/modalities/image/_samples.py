@@ -1,24 +1,34 @@
-"""Splits of images, held in memory in the fastest form that fits."""
+"""Splits of images: in memory in the fastest form that fits, else decoded on demand."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sklearn.preprocessing import StandardScaler
 
-from limbeck.data.images import MOST_PIXELS, EncodedImages, channels_of, size_of, traits_of, upright
+from limbeck.data.images import EncodedImages, channels_of, size_of, upright
 from limbeck.data.modalities.image._augment import ImageAugmentation
+from limbeck.data.modalities.image._mix import check_mixable
 from limbeck.data.modalities.image._preprocess import ImagePreprocess
-from limbeck.data.split import Division, Prepared, hash_of
+from limbeck.data.modalities.image._scan import (
+    GREY,
+    MOST_PROBLEMS,
+    ColourError,
+    Scan,
+    measure,
+    read_pixels,
+    scan,
+    scan_headers,
+)
+from limbeck.data.split import Division, Prepared
 from limbeck.errors import InputError, Problem, gathering
 
 if TYPE_CHECKING:
+    import datasets
     from numpy.typing import NDArray
     from PIL import Image
     from torch import Tensor
@@ -28,12 +38,11 @@ if TYPE_CHECKING:
 
 
 MIB = 2**20
-MOST_PROBLEMS = 10
 TRIED = 4
 """The number of images on which transforms of a recipe are tried."""
-GREY = "grey"
 # A training step of a tiny net takes 1.5 ms: tensors cost it a copy, pixels a scaling too.
 READY_UNDER, PIXELS_UNDER = 512 * MIB, 2048 * MIB
+VERIFY = "data.image.verify: true finds all such images before training."
 MOST_ENLARGED = 32
 """The largest enlargement per side: more adds no information, only memory."""
 
@@ -47,7 +56,9 @@ def prepare(
 ) -> Prepared:
     """Build splits of images: size and channels fit all rows; mean and deviation are of train.
 
-    Every image is opened once, so that a corrupt one raises here and not during training.
+    Images whose pixels fit in memory are decoded once, so that a corrupt one raises here and not
+    during training. Of more images only the headers are read (`data.image.verify` decodes them),
+    and each batch is decoded when it is needed.
 
     Raises:
         InputError: An image cannot be opened, differs in size or type, or has NaN.
@@ -58,12 +69,20 @@ def prepare(
     encoded = {name: _encoded(column, loaded, division, name, size) for name in division.rows}
     stated = bool(settings.channels or settings.mean or settings.std)
     itemsize = first.dtype.itemsize if isinstance(first, np.ndarray) else 1
-    try:
-        grey_only = not stated and shape.channels == 1
-        scans = _scans(encoded, shape, itemsize=itemsize, grey_only=grey_only)
-    except ColourError:
-        shape = replace(_blank(shape.size, 3), shorter_side=shape.shorter_side)
-        scans = _scans(encoded, shape, itemsize=itemsize, grey_only=False)
+    grey_only = not stated and shape.channels == 1
+    rows = sum(map(len, encoded.values()))
+    keep = rows * shape.channels * math.prod(shape.size) * itemsize <= PIXELS_UNDER
+    keep = keep or settings.decode == "memory"
+    notes: list[str] = []
+    on_demand = _on_demand(settings, encoded, keep=keep)
+    if on_demand:
+        scans, shape, notes = _headers(encoded, shape, settings, grey_only=grey_only)
+    else:
+        try:
+            scans = _scans(encoded, shape, keep=keep, grey_only=grey_only)
+        except ColourError:
+            shape = replace(_blank(shape.size, 3), shorter_side=shape.shorter_side)
+            scans = _scans(encoded, shape, keep=keep, grey_only=False)
     _check_moves(augment, shape)
     preprocess = _scale(settings, shape, scans["train"], loaded.divide_by)
     augmentation = ImageAugmentation(augment, preprocess) if augment else None
@@ -76,24 +95,75 @@ def prepare(
         )
         for name, one in encoded.items()
     }
+    if augment:
+        check_mixable(augment, splits["train"].row_labels)
     if augment and augment.transforms:
         splits["train"].__getitems__(range(min(TRIED, len(splits["train"]))))  # raises if unfit
     hashes = {name: one.hashes for name, one in scans.items()}
-    return Prepared(splits, preprocess, hashes, tuple(_looks(scans, shape)))
+    digests = {name: one.digest for name, one in scans.items() if one.digest}
+    return Prepared(splits, preprocess, hashes, (*notes, *_looks(scans, shape)), digests=digests)
+
+
+def _on_demand(settings: ImageSpec, encoded: dict[str, EncodedImages], *, keep: bool) -> bool:
+    """Return whether images are decoded when they are needed: if stated, else if they are many.
+
+    Raises:
+        InputError: It is stated for arrays, which need no decoding.
+    """
+    possible = all(one.is_encoded for one in encoded.values())
+    if settings.decode == "on_demand" and not possible:
+        allowed = "memory, for images that are stored as arrays"
+        raise InputError(Problem("data.image.decode", "on_demand", allowed))
+    if settings.verify and not (possible and (settings.decode == "on_demand" or not keep)):
+        fix = "All images are decoded before training in any case: leave it out."
+        allowed = "with decode: on_demand"
+        raise InputError(Problem("data.image.verify", True, allowed, fix))
+    if settings.decode == "memory":
+        return False
+    return possible and (settings.decode == "on_demand" or not keep)
+
+
+def _headers(
+    encoded: dict[str, EncodedImages],
+    shape: ImagePreprocess,
+    settings: ImageSpec,
+    *,
+    grey_only: bool,
+) -> tuple[dict[str, Scan], ImagePreprocess, list[str]]:
+    """Read the headers of all images; return the scans, the shape with its channels, and notes."""
+    problems: list[Problem] = []
+    scans = {}
+    for name, one in encoded.items():
+        with gathering(problems):
+            scans[name] = scan_headers(one, shape, verify=settings.verify)
+    if problems:
+        raise InputError(*problems)
+    if grey_only and any(len(one.hashes) > one.traits[GREY] for one in scans.values()):
+        shape = replace(_blank(shape.size, 3), shorter_side=shape.shorter_side)
+    rows = sum(map(len, encoded.values()))
+    notes = [
+        f"{rows:,} images are decoded on demand; equal images are those of equal encoded bytes"
+    ]
+    if settings.mean is None or settings.std is None:
+        scans["train"], measured = measure(scans["train"], encoded["train"], shape)
+        if measured < len(encoded["train"]):
+            notes.append(
+                f"mean and deviation are those of {measured:,} of {len(encoded['train']):,} "
+                "training images"
+            )
+    return scans, shape, notes
 
 
 def _scans(
     encoded: dict[str, EncodedImages],
     shape: ImagePreprocess,
     *,
-    itemsize: int,
+    keep: bool,
     grey_only: bool,
 ) -> dict[str, Scan]:
     """Open all images of all splits; the error lists every problem of every split."""
     problems: list[Problem] = []
     scans = {}
-    rows = sum(len(one) for one in encoded.values())
-    keep = rows * shape.channels * math.prod(shape.size) * itemsize <= PIXELS_UNDER
     for name, one in encoded.items():
         with gathering(problems):
             scans[name] = scan(one, shape, keep=keep, grey_only=grey_only)
@@ -179,134 +249,10 @@ def _scale(
     return replace(shape, divide_by=scale, mean=settings.mean or mean, std=settings.std or std)
 
 
-class ColourError(Exception):
-    """An image is in colour after only grey ones."""
-
-
-@dataclass(frozen=True)
-class Scan:
-    """The result of one pass over all images of a split.
-
-    Attributes:
-        pixels: All pixels, `[n, c, h, w]`, uint8 or float32; None if they were not kept.
-        hashes: A hash of each image's pixels, `[n]`.
-        sizes: The height and width of each image as stored, `[n, 2]`.
-        traits: The number of images per property: grey, transparent and so on.
-        dtype: The dtype of the pixels.
-        mean: The mean of each channel over all pixels, unscaled, float64 `[c]`.
-        std: The population standard deviation of each channel, unscaled, float64 `[c]`.
-    """
-
-    pixels: Tensor | None
-    hashes: NDArray[np.uint64]
-    sizes: NDArray[np.int64]
-    traits: Counter[str]
-    dtype: np.dtype[Any]
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-
-
-def scan(encoded: EncodedImages, prepare: ImagePreprocess, *, keep: bool, grey_only: bool) -> Scan:
-    """Open and check every image of a split once.
-
-    Args:
-        encoded: The images.
-        prepare: The preprocessing, for size and channels.
-        keep: Whether to keep the pixels in memory.
-        grey_only: Whether to stop at an image in colour, whose colours would be lost.
-
-    Raises:
-        InputError: Images cannot be opened or converted, or hold NaN or infinity; the message lists
-            up to ten.
-        ColourError: With `grey_only`, an image is in colour.
-    """
-    problems: list[Problem] = []
-    hashes = np.zeros(len(encoded), dtype=np.uint64)
-    sizes = np.zeros((len(encoded), 2), dtype=np.int64)
-    traits: Counter[str] = Counter()
-    pixels: NDArray[Any] | None = None
-    scaler = StandardScaler()
-    for row, stored in encoded.stored():
-        with gathering(problems):
-            cell = encoded.open(row, stored)
-            if grey_only and channels_of(cell) > 1:
-                raise ColourError
-            sizes[row] = size_of(cell)
-            traits.update(traits_of(cell))
-            traits[GREY] += channels_of(cell) == 1
-            one = _pixels_of(encoded, prepare, row, cell)
-            if pixels is None:
-                pixels = np.empty((len(encoded) if keep else 1, *one.shape), dtype=one.dtype)
-            _same_type(encoded, row, one.dtype, pixels.dtype)
-            pixels[row if keep else 0] = one
-            hashes[row] = hash_of(one)
-            if not keep:
-                _measure(scaler, one[None])
-        if len(problems) >= MOST_PROBLEMS:
-            break
-    if problems:
-        raise InputError(*problems)
-    if pixels is None:
-        pixels = np.empty((0, prepare.channels, *prepare.size), dtype=np.uint8)
-    for block in _blocks(pixels) if keep else ():
-        _measure(scaler, block)
-    return Scan(
-        torch.from_numpy(pixels) if keep else None,
-        hashes,
-        sizes,
-        traits,
-        pixels.dtype,
-        mean=scaler.mean_,
-        std=np.sqrt(scaler.var_),
-    )
-
-
-def _blocks(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Split images into blocks of at most 64 MiB in double precision, or of one image."""
-    rows = max(1, 64 * MIB // max(1, 8 * math.prod(pixels.shape[1:])))
-    return (pixels[start : start + rows] for start in range(0, len(pixels), rows))
-
-
-def _measure(scaler: StandardScaler, block: NDArray[Any]) -> None:
-    """Update mean and variance per channel in double precision."""
-    channels = block.transpose(0, 2, 3, 1).reshape(-1, block.shape[1])
-    scaler.partial_fit(channels.astype(np.float64))
-
-
-def read_pixels(encoded: EncodedImages, prepare: ImagePreprocess, rows: list[int]) -> Tensor:
-    """Decode some images to one tensor `[n, c, h, w]`, uint8 or float32.
-
-    Raises:
-        InputError: An image cannot be opened or converted, or holds NaN or infinity.
-    """
-    cells = zip(rows, encoded.cells(rows), strict=True)
-    found = [_pixels_of(encoded, prepare, row, cell) for row, cell in cells]
-    return torch.from_numpy(np.stack(found))
-
-
-def _pixels_of(
-    encoded: EncodedImages, prepare: ImagePreprocess, row: int, cell: Any
-) -> NDArray[Any]:
-    try:
-        one = prepare.pixels(cell)
-    except ValueError as error:
-        allowed = f"{prepare.channels} channels, and at most {MOST_PIXELS:,} pixels"
-        raise encoded.error(row, str(error), allowed) from error
-    if one.dtype.kind == "f" and not np.isfinite(one).all():
-        raise encoded.error(row, "NaN or infinity", "finite numbers")
-    return one
-
-
-def _same_type(encoded: EncodedImages, row: int, found: Any, first: Any) -> None:
-    if found != first:
-        kinds = {"f": "floats", "u": "whole numbers"}
-        allowed = f"{kinds[first.kind]}, like the rows before"
-        fix = "Store all images in one type: their scale follows from it."
-        raise encoded.error(row, kinds[found.kind], allowed, fix)
-
-
 class Images:
     """Images: tensors if they are small, pixels if they fit, else decoded batch by batch.
+
+    A batch is decoded in as many threads as torch uses.
 
     Args:
         encoded: The images, for decoding and display.
@@ -316,6 +262,7 @@ class Images:
 
     Attributes:
         stored_sizes: The height and width of each image as stored, int64 `[rows, 2]`.
+        decodes: Whether images are decoded for each batch, which worker processes may share.
     """
 
     def __init__(self, encoded: EncodedImages, prepare: ImagePreprocess, scan: Scan) -> None:
@@ -325,6 +272,7 @@ class Images:
         self._prepare = prepare
         self._ready: Tensor | None = None
         self._pixels = pixels
+        self.decodes = pixels is None
         if pixels is not None and pixels.numel() * 4 <= READY_UNDER:
             self._ready, self._pixels = self._normalise(pixels), None
 
@@ -337,7 +285,13 @@ class Images:
             return {"image": self._ready.index_select(0, index)}
         if self._pixels is not None:
             return {"image": self._normalise(self._pixels.index_select(0, index))}
-        return {"image": self._normalise(read_pixels(self._encoded, self._prepare, index.tolist()))}
+        try:
+            pixels = read_pixels(self._encoded, self._prepare, index.tolist())
+        except InputError as error:
+            raise InputError(
+                *(replace(one, fix=f"{one.fix} {VERIFY}".strip()) for one in error.problems)
+            ) from error
+        return {"image": self._normalise(pixels)}
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         return torch.from_numpy(self._prepare.normalise(pixels.numpy()))
@@ -355,3 +309,41 @@ class Images:
         whole = np.array([[0, 0, width, height]], np.float32)
         edges = self._prepare.restore_boxes(whole, (placed.height, placed.width))[0]
         return {"image": cell, "view": placed.crop(edges.round().astype(int).tolist())}
+
+
+class StreamedImages:
+    """Some images of a stream, decoded for each batch in as many threads as torch uses.
+
+    Args:
+        rows: The rows.
+        column: The image column.
+        prepare: The preprocessing to tensors.
+        numbers: The number of each row in the stream, for messages.
+        size: The required height and width as stored; None if they may differ.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        column: str,
+        prepare: ImagePreprocess,
+        numbers: NDArray[np.int64],
+        *,
+        size: tuple[int, int] | None,
+    ) -> None:
+        where = f"data.columns.image ({column!r} in the stream of train)"
+        every = np.arange(len(rows))
+        self._encoded = EncodedImages(rows, every, column, where=where, size=size, numbers=numbers)
+        self._prepare = prepare
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def batch(self, index: Tensor) -> dict[str, Tensor]:
+        """Return `image`, float32 `[n, c, h, w]`."""
+        pixels = read_pixels(self._encoded, self._prepare, index.tolist())
+        return {"image": torch.from_numpy(self._prepare.normalise(pixels.numpy()))}
+
+    def raw(self, row: int) -> dict[str, Any]:
+        """Return `image`, as stored."""
+        return {"image": self._encoded.cell(row)}

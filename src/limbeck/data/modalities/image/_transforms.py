@@ -176,7 +176,7 @@ def _built(
             names = sorted(_snake(one.__name__) for one in known.values())
             fix = did_you_mean(name, names)
             if kind is not None:
-                fix = f"{name} joins samples of a batch and their labels: leave it out."
+                fix = f"It mixes samples: use data.augment.{kind.__name__.lower()} in its place."
             problems.append(Problem(place, name, "a transform of torchvision.transforms.v2", fix))
             continue
         found = len(problems)
