@@ -148,8 +148,8 @@ class _Base(Settings):
                 for key in other.training_only if other is not modality else ():
                     if getattr(self, key) is not None:
                         raise ValueError(
-                            f"{key} is given for a {modality.name}; allowed: for {other.name}s. "
-                            "Remove it"
+                            f"{key} is given for {modality.name} data; allowed: for {other.name} "
+                            "data. Remove it"
                         )
             if modality.owns_labels and labels:
                 raise ValueError(
@@ -165,7 +165,10 @@ class _Base(Settings):
             kind.check(spec)
         if repeated := duplicates(self.sensitive_features):
             raise ValueError(f"sensitive_features names {repeated} twice; allowed: each once")
-        if self.source in {"parquet", "csv", "imagefolder"} and "train" not in self.files:
+        if (
+            self.source in {"parquet", "csv", "imagefolder", "audiofolder"}
+            and "train" not in self.files
+        ):
             fix = f"`source: {self.source}` needs `files: {{train: PATH}}`."
             raise RefusedError(Problem.missing("files.train", fix))
         if self.source in {"sklearn", "hub", "python"} and not self.name:
