@@ -57,7 +57,8 @@ class LogMel(nn.Module):
         # They follow from the arguments: weights have no copy of them.
         frame = torch.hann_window(self.width, dtype=torch.float64)
         self.register_buffer("window", (frame / frame.sum()).float(), persistent=False)
-        filters = mel_filters(rate, self.size, mels, low=20.0)
+        # Of three axes: int8 quantisation leaves such products in float. Powers span over 80 dB.
+        filters = mel_filters(rate, self.size, mels, low=20.0)[None]
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,8 +69,7 @@ class LogMel(nn.Module):
             hop_length=self.hop,
             win_length=self.width,
             window=self.window,
-            center=True,
-            pad_mode="constant",
+            center=False,  # int8 quantisation would round a padded waveform
             return_complex=True,
         )
         power = torch.view_as_real(spectrum).square().sum(-1)
@@ -111,9 +111,9 @@ class AudioCNN(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         """Return the logits `[n, classes]` of waveforms `[n, length]`."""
         x, sounds = self.front(audio)
-        # Standardised over what sounds: level and distance to the microphone cancel.
+        # Standardised over what sounds: the mean of a band is that of the microphone and the room.
         count = sounds.sum(2, keepdim=True).clamp(min=1.0)
-        mean = (x.mean(1, keepdim=True) * sounds).sum(2, keepdim=True) / count
+        mean = (x * sounds).sum(2, keepdim=True) / count
         x = (x - mean) * sounds
         spread = (x.square().mean(1, keepdim=True)).sum(2, keepdim=True) / count
         x = (x / (spread + 1e-5).sqrt()).unsqueeze(1)
@@ -143,7 +143,7 @@ def audio_cnn(
     Args:
         classes: The number of logits.
         rate: The samples per second.
-        length: The number of samples of a clip; the net takes any other, too.
+        length: The number of samples of a clip; the net also takes others of a frame or more.
         width: The channels of the first convolution.
         depth: The number of convolutions; each next one has twice the channels.
         mels: The number of mel bands.
@@ -171,7 +171,7 @@ def audio_cnn(
             ("mels", mels, f"1 to {size // 4}", 1 <= mels <= size // 4),
             ("window", window, "0 to 1 s", 2 <= round(rate * window) <= rate),
             ("hop", hop, "0 to the window", 1 <= round(rate * hop) <= round(rate * window)),
-            ("length", length, "a sample or more", length >= 1),
+            ("length", length, f"{size} samples or more, a frame", length >= size),
         )
         if not good
     ]
