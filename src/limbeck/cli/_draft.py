@@ -138,7 +138,7 @@ def _files(folder: Path, choices: Choices) -> tuple[str, Settings]:
     """Return the task, and the settings of a folder of images or of sound files."""
     for key, given in (("--label", choices.label), ("--text", choices.text)):
         if given is not None:
-            raise InputError(Problem(key, given, "nothing, for a folder of files"))
+            raise InputError(Problem(key, given, "nothing, for a folder of images or sounds"))
     inside = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
     files = {
         split: inside[word]
@@ -291,7 +291,7 @@ def _lines(
     yield "      objective:"
     for term in terms:
         yield f"        - {term}"
-    method = {"text_classification": "int8_dynamic"}.get(task, "int8_static")
+    method = "int8_dynamic" if task == "text_classification" else "int8_static"
     yield f"  - quantize: {{method: {method}}}"
     yield "  - export: {format: onnx}"
 
