@@ -402,9 +402,9 @@ def test_a_clip_is_shown_as_its_spectrogram(clips) -> None:
     cells = [encoded(tone(100 * (1 + row % 2) ** 4)) for row in range(ROWS)]
     data = clips(cells)
     for row in range(2):
-        picture = np.asarray(data.train.raw(row)["image"])
+        image = np.asarray(data.train.raw(row)["image"])
         hertz = 100 if data.train.labels[row] == 0 else 1600
-        loudest = len(picture) - 1 - picture.mean(axis=1).argmax()
+        loudest = len(image) - 1 - image.mean(axis=1).argmax()
         assert loudest * RATE / 256 == pytest.approx(hertz, abs=32)
 
 

@@ -50,6 +50,9 @@ class LogMel(nn.Module):
         hop: The step from frame to frame in seconds.
     """
 
+    window: Tensor
+    filters: Tensor
+
     def __init__(self, rate: int, mels: int, window: float, hop: float) -> None:
         super().__init__()
         self.width, self.hop = round(rate * window), round(rate * hop)

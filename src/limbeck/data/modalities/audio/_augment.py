@@ -72,7 +72,8 @@ class AudioAugmentation:
 
         def drawn(draw: int) -> NDArray[np.float64]:
             """Draw a uniform number in [0, 1) per clip."""
-            return (random_bits(seed, view, draw, index=rows) >> SHIFTED) * UNIT
+            bits = random_bits(seed, view, draw, index=rows) >> SHIFTED
+            return bits.astype(np.float64) * UNIT
 
         # Each clip by itself: its bits do not depend on the others in the batch.
         clips = list(batch["audio"].numpy().copy())
@@ -156,8 +157,8 @@ def add_noise(clip: NDArray[np.float32], ratio: float, key: int) -> None:
         key: The key of the random numbers.
     """
     span = sounding(clip)
-    heard = clip[span]
-    bits = random_bits(key, index=np.arange(len(heard)))
+    sound = clip[span]
+    bits = random_bits(key, index=np.arange(len(sound)))
     noise = (bits >> SHIFTED) * UNIT - 0.5
-    size = np.sqrt(12 * np.mean(heard.astype(np.float64) ** 2)) if len(heard) else 0.0
+    size = np.sqrt(12 * np.mean(sound.astype(np.float64) ** 2)) if len(sound) else 0.0
     clip[span] += (noise * size * 10 ** (-ratio / 20)).astype(np.float32)

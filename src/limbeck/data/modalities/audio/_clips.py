@@ -164,14 +164,17 @@ def _decode(
 ) -> tuple[NDArray[np.float32], int]:
     """Return the samples `[samples, channels]` of an encoded clip, and their rate."""
     soundfile = require("soundfile", extra="audio")
-    encoded = isinstance(content, bytes | bytearray)
-    # Reading a device or a pipe may never end.
-    if not encoded and not (folder / str(content)).is_file():
-        raise InputError(Problem(where, "no such file", ALLOWED))
-    if encoded and not content:
-        raise InputError(Problem(where, "0 bytes", ALLOWED))
+    source: io.BytesIO | str
+    if isinstance(content, bytes | bytearray):
+        source = io.BytesIO(content)
+        if not content:
+            raise InputError(Problem(where, "0 bytes", ALLOWED))
+    else:
+        source = str(folder / content)
+        # Reading a device or a pipe may never end.
+        if not Path(source).is_file():
+            raise InputError(Problem(where, "no such file", ALLOWED))
     try:
-        source = io.BytesIO(content) if encoded else str(folder / str(content))
         with soundfile.SoundFile(source) as file:
             # A header may state any length: it is checked before memory is taken for it.
             if file.frames * file.channels > MOST_SAMPLES:

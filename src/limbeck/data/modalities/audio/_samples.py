@@ -28,7 +28,7 @@ READY_UNDER = 1024 * 2**20
 """The most bytes of the waveforms of all splits that are held in memory."""
 
 RANGE = 80.0
-"""The decibels from black to white in the picture of a spectrogram."""
+"""The decibels from black to white in the image of a spectrogram."""
 
 
 def prepare(
@@ -159,17 +159,17 @@ class Clips:
         return {"audio": torch.from_numpy(np.stack(found))}
 
     def raw(self, row: int) -> dict[str, Any]:
-        """Return `image`, a picture of the clip's spectrogram."""
+        """Return `image`, that of the clip's spectrogram."""
         [waveform] = self.batch(torch.tensor([row]))["audio"].numpy()
-        return {"image": picture(waveform, self._prepare.rate)}
+        return {"image": spectrogram_image(waveform, self._prepare.rate)}
 
 
-def picture(waveform: NDArray[np.float32], rate: int) -> Image.Image:
+def spectrogram_image(waveform: NDArray[np.float32], rate: int) -> Image.Image:
     """Draw the power spectrogram of a waveform over 80 decibels, low frequencies at the bottom.
 
     Example:
         >>> tone = np.sin(np.arange(8000) * 0.5).astype(np.float32)
-        >>> picture(tone, 8000).size
+        >>> spectrogram_image(tone, 8000).size
         (99, 129)
     """
     from PIL import Image
