@@ -118,7 +118,7 @@ def sounding(clip: NDArray[np.float32]) -> slice:
 
 
 def faster(clip: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
-    """Play a clip faster, by linear interpolation; what is missing at its end is 0.
+    """Shorten a clip by a factor, by linear interpolation; what is missing at its end is 0.
 
     Example:
         >>> faster(np.array([0, 1, 2, 3], dtype=np.float32), 2.0)

@@ -82,8 +82,8 @@ def open_clip(cell: Any, *, rate: int, folder: Path = Path(), where: str = "clip
             than two channels, or NaN or infinity; the message lists every problem.
 
     Example:
-        >>> open_clip(np.array([[0, 16384], [0, 0]], dtype=np.int16), rate=8000).samples
-        array([0.  , 0.25], dtype=float32)
+        >>> open_clip(np.array([[0, 16384, 0], [0, 0, 0]], dtype=np.int16), rate=8000).samples
+        array([0.  , 0.25, 0.  ], dtype=float32)
     """
     where = _with_file(where, cell)
     if isinstance(cell, Mapping):
@@ -119,7 +119,7 @@ def open_clip(cell: Any, *, rate: int, folder: Path = Path(), where: str = "clip
 
 
 def resample(clip: Clip, rate: int, *, where: str = "clip") -> NDArray[np.float32]:
-    """Resample a clip by a polyphase filter, as `scipy.signal.resample_poly` does, in float64.
+    """Convert a clip to another rate by a polyphase filter, as `scipy.signal.resample_poly` does, in float64.
 
     scipy is a dependency already, has no state or dither, and serving computes the same bits.
 

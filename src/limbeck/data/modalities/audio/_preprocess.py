@@ -60,7 +60,7 @@ class AudioPreprocess(Preprocess):
         return {"rate": self.rate, "length": self.length}
 
     def waveform(self, clip: Clip, *, where: str = "clip") -> NDArray[np.float32]:
-        """Resample a clip, and crop it or pad it with zeros to the model's length.
+        """Convert a clip to the model's rate, and crop it or pad it with zeros to its length.
 
         Raises:
             InputError: The clip becomes too long by resampling.

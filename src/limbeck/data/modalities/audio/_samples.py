@@ -170,7 +170,7 @@ def spectrogram_image(waveform: NDArray[np.float32], rate: int) -> Image.Image:
     Example:
         >>> tone = np.sin(np.arange(8000) * 0.5).astype(np.float32)
         >>> spectrogram_image(tone, 8000).size
-        (99, 129)
+        (97, 129)
     """
     from PIL import Image
     from scipy.signal import spectrogram
