@@ -119,7 +119,7 @@ def open_clip(cell: Any, *, rate: int, folder: Path = Path(), where: str = "clip
 
 
 def resample(clip: Clip, rate: int, *, where: str = "clip") -> NDArray[np.float32]:
-    """Convert a clip to another rate by a polyphase filter, as `scipy.signal.resample_poly` does, in float64.
+    """Convert a clip to another rate by the polyphase filter of scipy, in float64.
 
     scipy is a dependency already, has no state or dither, and serving computes the same bits.
 
