@@ -99,11 +99,20 @@ class AudioCNN(nn.Module):
         width: The channels of the first convolution; each next one has twice as many.
         depth: The number of convolutions, each with a pooling by 2.
         dropout: The share of pooled features that training drops.
+        per_band: Whether the mean over time is subtracted from each band, not from the whole clip.
     """
 
-    def __init__(self, classes: int, front: LogMel, width: int, depth: int, dropout: float) -> None:
+    def __init__(
+        self,
+        classes: int,
+        front: LogMel,
+        width: int,
+        depth: int,
+        dropout: float,
+        per_band: bool,
+    ) -> None:
         super().__init__()
-        self.front = front
+        self.front, self.per_band = front, per_band
         widths = [1, *(width * 2**level for level in range(depth))]
         self.blocks = nn.ModuleList(
             _block(widths[level], widths[level + 1]) for level in range(depth)
@@ -114,9 +123,10 @@ class AudioCNN(nn.Module):
     def forward(self, audio: Tensor) -> Tensor:
         """Return the logits `[n, classes]` of waveforms `[n, length]`."""
         x, sounds = self.front(audio)
-        # Standardised over what sounds: the mean of a band is that of the microphone and the room.
+        # Standardised over what sounds, so that the level of a recording cancels.
         count = sounds.sum(2, keepdim=True).clamp(min=1.0)
-        mean = (x * sounds).sum(2, keepdim=True) / count
+        centred = x if self.per_band else x.mean(1, keepdim=True)
+        mean = (centred * sounds).sum(2, keepdim=True) / count
         x = (x - mean) * sounds
         spread = (x.square().mean(1, keepdim=True)).sum(2, keepdim=True) / count
         x = (x / (spread + 1e-5).sqrt()).unsqueeze(1)
@@ -140,6 +150,7 @@ def audio_cnn(
     window: float = 0.025,
     hop: float = 0.01,
     dropout: float = 0.0,
+    per_band: bool = False,
 ) -> nn.Module:
     """Build the net; with 10 classes and the defaults it has 24,058 parameters.
 
@@ -153,6 +164,9 @@ def audio_cnn(
         window: The length of a frame of the spectrogram in seconds.
         hop: The step from frame to frame in seconds.
         dropout: The share of pooled features that training drops.
+        per_band: Whether the mean over time is subtracted from each band, as in cepstral mean
+            normalisation, not one mean from the whole clip. The response of a microphone cancels,
+            and so does a constant sound: for speech alone.
 
     Raises:
         ValueError: A number is out of range, such as a hop above the window.
@@ -180,4 +194,4 @@ def audio_cnn(
     ]
     if wrong:
         raise ValueError("; ".join(wrong))
-    return AudioCNN(classes, LogMel(rate, mels, window, hop), width, depth, dropout)
+    return AudioCNN(classes, LogMel(rate, mels, window, hop), width, depth, dropout, per_band)
