@@ -164,9 +164,9 @@ def audio_cnn(
         window: The length of a frame of the spectrogram in seconds.
         hop: The step from frame to frame in seconds.
         dropout: The share of pooled features that training drops.
-        per_band: Whether the mean over time is subtracted from each band, as in cepstral mean
-            normalisation, not one mean from the whole clip. The response of a microphone cancels,
-            and so does a constant sound: for speech alone.
+        per_band: Whether each band loses its mean over time, as in cepstral mean normalisation.
+
+    The mean of a band is that of the microphone and of any constant sound: `per_band` fits speech.
 
     Raises:
         ValueError: A number is out of range, such as a hop above the window.
