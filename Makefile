@@ -61,7 +61,7 @@ $(VENV)/.core: $(VENV)/.venv pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml constraints.txt
 	@uv=$$(command -v uv || echo $(BIN)/uv); \
-	$$uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[vision,text,lightning,energy,prune,sweep,evaluate,sign,dev]'
+	$$uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[vision,text,audio,lightning,energy,prune,sweep,evaluate,sign,dev]'
 	@# What looks at the pages in a browser; without npm that test is left out and says so.
 	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix $(VENV)/npm axe-core@4.10.3 >/dev/null || true; fi
 	@touch $@ $(VENV)/.core

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+from encoded_sounds import encoded, noise
 from typer.testing import CliRunner
 
 from limbeck.cli import _app
@@ -64,6 +65,26 @@ def test_a_folder_of_images(tmp_path):
     assert [name for name, _ in recipe.parsed_stages()] == [
         *("train_teacher", "distill", "quantize", "export")
     ]
+
+
+def test_a_folder_of_sounds(tmp_path):
+    for name, rate in (("yes", 16000), ("no", 16000), ("other", 8000)):
+        for row in range(10):
+            path = tmp_path / "words" / name / f"{row}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(noise(row, rate * (3 if row == 0 else 1) // 4), rate))
+    (tmp_path / "words/yes/broken.wav").write_bytes(b"RIFF")
+    ended = init(tmp_path / "r.yaml", "--data", tmp_path / "words", "--no-check")
+    assert ended.exit_code == 0, ended.output
+    recipe = resolve(str(tmp_path / "r.yaml"))
+    assert (recipe.task, recipe.data.source) == ("audio_classification", "audiofolder")
+    # Of 30 files, more than a twentieth are 0.75 s.
+    assert (recipe.data.audio.rate, recipe.data.audio.seconds) == (16000, 0.8)
+    for path in (tmp_path / "words").rglob("*.wav"):
+        path.write_bytes(b"RIFF")
+    ended = init(tmp_path / "s.yaml", "--data", tmp_path / "words", "--no-check")
+    assert ended.exit_code == 2
+    assert "sound files that libsndfile can read" in ended.output
 
 
 def test_splits_of_a_folder_are_found_by_their_names(tmp_path):

@@ -197,7 +197,7 @@ def test_a_table_excludes_images_and_texts() -> None:
     for others, message in (
         ({"text": {}}, "table and text are given"),
         ({"image": {}, "text": {}}, "image and table and text are given"),
-        ({"augment": {}}, "augment is given for a table"),
+        ({"augment": {}}, "augment is given for table data"),
         ({"sensitive_features": ["sex", "sex"]}, "sensitive_features names sex twice"),
     ):
         with pytest.raises(ValidationError, match=message):

@@ -31,6 +31,7 @@ class Words(nn.Module):
 
 LABELS = {"labels": torch.tensor([0, 2, 1, 2])}
 EXAMPLES = {
+    "audio_classification": (lambda: nn.Linear(6, 3), {"audio": torch.randn(4, 6), **LABELS}),
     "image_classification": (
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3)),
         {"image": torch.randn(4, 1, 2, 2), **LABELS},
@@ -49,9 +50,9 @@ EXAMPLES = {
 
 # They have files of their own.
 OTHER = {
-    *("tabular_regression", "image_multilabel", "tabular_multilabel", "text_multilabel"),
+    *("tabular_regression", "audio_multilabel", "image_multilabel"),
+    *("tabular_multilabel", "text_multilabel", "token_classification"),
     *("image_segmentation", "node_classification", "object_detection", "series_forecasting"),
-    "token_classification",
 }
 
 

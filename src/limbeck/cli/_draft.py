@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -63,6 +64,10 @@ MODELS: dict[str, dict[str, Settings]] = {
         "student": {"source": "limbeck", "name": "tabular_mlp", "width": 16, "depth": 1},
     },
 }
+MODELS["audio_classification"] = {
+    "teacher": {"source": "limbeck", "name": "audio_cnn", "width": 32, "dropout": 0.2},
+    "student": {"source": "limbeck", "name": "audio_cnn", "width": 8},
+}
 MODELS["tabular_regression"] = MODELS["tabular_classification"]
 
 
@@ -84,11 +89,11 @@ class Choices:
 
 
 def draft(data: Path, name: str, choices: Choices) -> str:
-    """Write a recipe as YAML, for a folder of images or a CSV file.
+    """Write a recipe as YAML, for a folder of images or of sound files, or a CSV file.
 
     Args:
-        data: A folder with a folder of images per class, or with such folders in `train` and
-            `test`; or a CSV file with a header.
+        data: A folder with a folder of images or sound files per class, or with such folders in
+            `train` and `test`; or a CSV file with a header.
         name: The recipe's name.
         choices: The user's choices.
 
@@ -96,12 +101,12 @@ def draft(data: Path, name: str, choices: Choices) -> str:
         InputError: The data cannot be read, or a column is missing.
     """
     if data.is_dir():
-        task, settings = "image_classification", _images(data, choices)
+        task, settings = _files(data, choices)
     elif data.is_file() and data.name.endswith(TABLES):
         task, settings = _table(data, choices)
     else:
         fix = "" if data.exists() else f"No such file: {data.absolute()}"
-        allowed = f"a folder of images, or a file that ends in {', '.join(TABLES)}"
+        allowed = f"a folder of images or sounds, or a file that ends in {', '.join(TABLES)}"
         raise InputError(Problem("--data", str(data), allowed, fix))
     models = {
         role: model_of(given, where=f"--{role}") if given else MODELS[task][role]
@@ -129,10 +134,11 @@ def model_of(given: str, *, where: str) -> Settings:
     return found | ({"checkpoint": str(Path(checkpoint).absolute())} if at else {})
 
 
-def _images(folder: Path, choices: Choices) -> Settings:
+def _files(folder: Path, choices: Choices) -> tuple[str, Settings]:
+    """Return the task, and the settings of a folder of images or of sound files."""
     for key, given in (("--label", choices.label), ("--text", choices.text)):
         if given is not None:
-            raise InputError(Problem(key, given, "nothing, for a folder of images"))
+            raise InputError(Problem(key, given, "nothing, for a folder of images or sounds"))
     inside = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
     files = {
         split: inside[word]
@@ -141,11 +147,40 @@ def _images(folder: Path, choices: Choices) -> Settings:
         if word
     }
     found = files if "train" in files else {"train": folder}
-    return {
-        "source": "imagefolder",
-        "files": {split: str(path.absolute()) for split, path in found.items()},
-        "image": {"size": SIZE},
-    }
+    settings: Settings = {"files": {split: str(path.absolute()) for split, path in found.items()}}
+    if sounds := _sounds(found["train"]):
+        return "audio_classification", {"source": "audiofolder", **settings, "audio": sounds}
+    return "image_classification", {"source": "imagefolder", **settings, "image": {"size": SIZE}}
+
+
+def _sounds(folder: Path) -> Settings | None:
+    """Return rate and length of the sound files in a folder; None if there are none.
+
+    The rate is that of most files, and the length that of all but a twentieth of them.
+
+    Raises:
+        InputError: None of the files can be read, or soundfile is not installed.
+    """
+    from limbeck.core.imports import require
+    from limbeck.data.modalities.audio import SUFFIXES
+
+    paths = sorted(one for one in folder.glob("*/*") if one.suffix.lower() in SUFFIXES)
+    if not paths:
+        return None
+    soundfile = require("soundfile", extra="audio")
+    rates, seconds = Counter[int](), list[float]()
+    for path in paths[:: -(-len(paths) // ROWS)]:
+        try:
+            stated = soundfile.info(str(path))
+        except soundfile.SoundFileError:
+            continue  # named by the check of the recipe
+        rates[stated.samplerate] += 1
+        seconds.append(stated.duration)
+    if not seconds:
+        raise InputError(Problem("--data", str(folder), "sound files that libsndfile can read"))
+    longest = sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1]
+    length = min(max(0.1, math.ceil(longest * 10) / 10), 600.0)
+    return {"rate": rates.most_common(1)[0][0], "seconds": length}
 
 
 def _table(file: Path, choices: Choices) -> tuple[str, Settings]:

@@ -36,6 +36,7 @@ CORE = (
 EXTRAS = {
     "vision": ("timm", "torchvision"),
     "text": ("transformers", "tokenizers"),
+    "audio": ("soundfile",),
     "lightning": ("lightning",),
     "energy": ("codecarbon",),
     "prune": ("torch_pruning",),

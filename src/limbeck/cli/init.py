@@ -22,7 +22,9 @@ def init(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Your data: a folder with a folder of images per class, or a CSV file."),
+        typer.Option(
+            help="Your data: a folder with a folder of images or sounds per class, or a CSV file."
+        ),
     ] = None,
     label: Annotated[
         str | None, typer.Option(help="The column of labels, or of numbers to predict.")
@@ -52,7 +54,7 @@ def init(
         raise InputError(Problem("PATH", str(path), "a file that does not exist yet"))
     options = {"--label": label, "--text": text, "--teacher": teacher, "--student": student}
     if source is None and data is None and not any(options.values()) and _at_a_terminal():
-        given = typer.prompt("Images or CSV file (empty: the digits example)", default="")
+        given = typer.prompt("Images, sounds or CSV file (empty: the digits example)", default="")
         data = Path(given) if given else None
         if data is not None and data.is_file():
             label = typer.prompt("Column of labels (empty: inferred)", default="") or None

@@ -33,8 +33,8 @@ def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Images or folders of images; texts; table rows as JSON; files of rows (.csv, "
-            ".tsv, .jsonl, .parquet, .txt); - for one per line of standard input."
+            help="Images, sounds or folders of them; texts; table rows as JSON; files of rows "
+            "(.csv, .tsv, .jsonl, .parquet, .txt); - for one per line of standard input."
         ),
     ],
     output: Annotated[
@@ -44,7 +44,7 @@ def predict(
         int, typer.Option(help="The number of inputs that the model runs at once.", min=1)
     ] = 32,
     column: Annotated[
-        str, typer.Option(help="The column of images or texts in a file of rows.")
+        str, typer.Option(help="The column of images, sounds or texts in a file of rows.")
     ] = "",
     as_json: AsJson = False,
     quiet: Quiet = False,

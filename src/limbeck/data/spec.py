@@ -162,8 +162,8 @@ class _Base(Settings):
                 for key in other.training_only if other is not modality else ():
                     if getattr(self, key) is not None:
                         raise ValueError(
-                            f"{key} is given for a {modality.name}; allowed: for {other.name}s. "
-                            "Remove it"
+                            f"{key} is given for {modality.name} data; allowed: for {other.name} "
+                            "data. Remove it"
                         )
             if modality.owns_labels and labels:
                 raise ValueError(

@@ -38,17 +38,18 @@ class Sources:
 def find_inputs(names: Sequence[str], prepare: Preprocess, *, column: str = "") -> Sources:
     """Find the inputs that the arguments of a command name.
 
-    An argument is an image or a folder of images; a text, or a `.txt` file with a text per line; or
-    a table row as a JSON object. A `.csv`, `.tsv`, `.jsonl` or `.parquet` file has an input per
-    row, and `-` is one input per line of standard input. Empty lines are left out.
+    An argument is an image, a sound file, or a folder of them; a text, or a `.txt` file with a text
+    per line; or a table row as a JSON object. A `.csv`, `.tsv`, `.jsonl` or `.parquet` file has an
+    input per row, and `-` is one input per line of standard input. Empty lines are left out.
 
     Args:
         names: The arguments.
         prepare: The student's preprocessing.
-        column: The column of images or texts in files of rows; by default `image` or `text`.
+        column: The column of images, sounds or texts in files of rows; by default `image`, `audio`
+            or `text`.
 
     Raises:
-        InputError: Files or columns are missing, or folders hold no image; lists every problem.
+        InputError: Files or columns are missing, or folders hold no input; lists every problem.
     """
     if column and prepare.columns:
         allowed = f"nothing: the columns are {', '.join(prepare.columns)}"

@@ -68,9 +68,11 @@ class Student:
         Args:
             inputs: One input, or a batch of them: a list or another iterable, an array or a tensor
                 with one more axis, a pandas DataFrame of rows. An image is a path, encoded bytes, a
-                PIL image, an array or a tensor `[h, w]`, `[c, h, w]` or `[h, w, c]`; a text is a
-                `str`; a table row is a mapping of columns to cells; a sequence of words is a text,
-                or a list of words in the list of inputs.
+                PIL image, an array or a tensor `[h, w]`, `[c, h, w]` or `[h, w, c]`; a sound is a
+                path, encoded bytes, a mapping of `array` and `sampling_rate`, or an array
+                `[samples]` of the student's rate; a text is a `str`; a table row is a mapping
+                of columns to cells; a sequence of words is a text, or a list of words in the
+                list of inputs.
             batch_size: The number of inputs that the model runs at once.
 
         Returns:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from limbeck.tasks.scores import Score
     from limbeck.tasks.task import Batch, Kind
 
+AUDIO_INPUTS: Mapping[str, Axes] = {"audio": ("batch",)}
 IMAGE_INPUTS: Mapping[str, Axes] = {"image": ("batch",)}
 TABLE_INPUTS: Mapping[str, Axes] = {"features": ("batch",)}
 TEXT_INPUTS: Mapping[str, Axes] = {
