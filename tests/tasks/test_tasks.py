@@ -50,6 +50,7 @@ EXAMPLES = {
 # They have files of their own.
 OTHER = {
     *("tabular_regression", "image_multilabel", "tabular_multilabel", "text_multilabel"),
+    *("image_ordinal", "tabular_ordinal", "text_ordinal"),
     *("image_segmentation", "object_detection", "series_forecasting"),
 }
 

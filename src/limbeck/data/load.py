@@ -86,6 +86,7 @@ class Data:
         facts: Metadata for the report.
         label_kind: The kind of label: `classes`, `values`, `masks`, `boxes`, or the modality that
             has its own.
+        order_stated: Whether the recipe states the classes, and with them their order.
     """
 
     train: Split
@@ -96,6 +97,7 @@ class Data:
     preprocess: Preprocess
     facts: Facts
     label_kind: str = "classes"
+    order_stated: bool = False
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -180,6 +182,7 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         preprocess=ready.preprocess.with_outputs(labels.classes, targets),
         facts=facts,
         label_kind=kind.name if kind else modality.name,
+        order_stated=spec.classes is not None,
     )
 
 
