@@ -138,6 +138,17 @@ class Labels(ABC):
         """
         return []
 
+    def weights(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Return a weight for each of the training split's rows by its label; None for none.
+
+        Args:
+            rows: The training rows in the source's split `train`.
+
+        Raises:
+            InputError: The weights of all rows are 0.
+        """
+        return None
+
     def targets(self, train: RowLabels) -> tuple[Target, ...]:
         """Return the numeric targets, with their scale over the training rows."""
         return ()
