@@ -10,10 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -99,6 +98,7 @@ def _latency(nanoseconds: list[int], threads: int) -> Latency:
         p10=p10,
         blocks=tuple(float(np.median(block)) / 1e6 for block in blocks),
         load=load,
+        mean=float(np.mean(nanoseconds)) / 1e6,
     )
 
 
@@ -261,6 +261,7 @@ def measure(
     seconds: float = 2.0,
     throughput_seconds: float = 0.5,
     energy_method: Method = "auto",
+    samples: int = 1,
 ) -> dict[str, Cost]:
     """Measure every artefact's cost, latencies interleaved.
 
@@ -275,17 +276,20 @@ def measure(
             is for their energy.
         throughput_seconds: Time for the throughput of each artefact.
         energy_method: See `energy`.
+        samples: The number of samples of the example that calls at batch 1 predict in turn: more
+            than one where the time depends on the sample, as with early exits.
     """
     axes = OnnxPredictor(next(iter(artefacts.values())).path, threads=1).axes
     size = THROUGHPUT_BATCH if any(BATCH in names for names in axes.values()) else 1
     one, many = (take_samples(example, axes, range(count)) for count in (1, size))
+    each = [take_samples(example, axes, [number]) for number in range(samples)]
     threads = sorted({1, describe().cores})
     times = {
-        count: latencies(_calls(artefacts, one, count), threads=count, seconds=seconds)
+        count: latencies(_calls(artefacts, each, count), threads=count, seconds=seconds)
         for count in threads
     }
     joules = energy(
-        _calls(artefacts, one, 1),
+        _calls(artefacts, each, 1),
         method=energy_method,
         seconds=max(ENERGY_SECONDS, seconds / 2 / len(artefacts)),
     )
@@ -314,11 +318,21 @@ def measure(
 
 
 def _calls(
-    artefacts: Mapping[str, Artefact], batch: dict[str, NDArray[Any]], threads: int
+    artefacts: Mapping[str, Artefact], samples: Sequence[dict[str, NDArray[Any]]], threads: int
 ) -> dict[str, Call]:
-    return {name: _call(artefact.path, batch, threads) for name, artefact in artefacts.items()}
+    return {
+        name: call_in_turn(artefact.path, samples, threads) for name, artefact in artefacts.items()
+    }
+
+
+def call_in_turn(
+    path: Path, samples: Sequence[Mapping[str, NDArray[Any]]], threads: int | None
+) -> Call:
+    """Return a function that predicts the next of some samples with a file, in rotation."""
+    predictor = OnnxPredictor(path, threads=threads)
+    feeds = itertools.cycle([predictor.feeds(one) for one in samples])
+    return lambda: predictor.predict(next(feeds))
 
 
 def _call(path: Path, batch: dict[str, NDArray[Any]], threads: int | None) -> Call:
-    predictor = OnnxPredictor(path, threads=threads)
-    return partial(predictor.predict, predictor.feeds(batch))
+    return call_in_turn(path, [batch], threads)

@@ -158,7 +158,7 @@ def _capture_advice(error: Exception, inputs: Inputs) -> str:
     if "data-dependent" in text:
         return (
             f"the model cannot be exported: its forward pass branches on a tensor's values{where}. "
-            "Replace the Python branch by torch.where, or move it out of the model."
+            "Replace the Python branch by torch.where or torch.cond, or move it out of the model."
         )
     if "specialized" in text or "ConstraintViolation" in kind:
         others = dict.fromkeys(axis for axes in inputs.values() for axis in axes if axis)
