@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -72,12 +73,20 @@ class EarlyExit(Stage):
         return [Problem("drop", f"task: {recipe.task}", "a task with one class per sample")]
 
     def dry_run(self, trial: DryRun, *, where: str) -> None:
-        """Check that the student has early exits, and export it with thresholds."""
+        """Check that the student has early exits, which later stages then have too."""
+        from limbeck.compress.method import apply
+
         model = check_exits(trial.student, where="student")
         exits = len(model.exit_logits(*(trial.batch[name] for name in trial.context.task.inputs)))
         if exits < 2:
             allowed = "at least two, the last one included"
             raise InputError(Problem("student", f"{exits} exits", allowed))
+        changed = copy.deepcopy(trial.student)
+        rates = [1 / exits] * exits
+        apply(changed, [{"kind": "exits", "thresholds": [0.5] * (exits - 1), "rates": rates}])
+        with tempfile.TemporaryDirectory() as folder:
+            export(trial.context, changed.eval(), Path(folder) / "model.onnx")
+        trial.replace("student", changed)
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Choose the thresholds, and publish the student with them."""
