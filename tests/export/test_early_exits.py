@@ -219,8 +219,9 @@ def test_a_student_without_exits_is_refused():
 
 RECIPE = {
     "name": "exits",
-    "task": "image_classification",
-    "data": {"source": "sklearn", "name": "digits"},
+    "task": "image_ordinal",  # digits have an order
+    "data": {"source": "sklearn", "name": "digits", "class_weights": "balanced"},
+    "budget": {"score": {"quadratic_kappa": 0.5, "rank_mae": 2.0}},
     "student": {"source": "limbeck", "name": "early_exit_cnn", "width": 4, "depth": 1},
     "threads": 1,
     "stages": [
@@ -261,3 +262,7 @@ def test_a_run_ships_a_student_with_exits(tmp_path):
     assert load_run(tmp_path / "run").shipped.measured[0].cost.flops == after.cost.flops
     image = np.zeros((8, 8), np.uint8)
     assert limbeck.load_student(tmp_path / "run").predict(image).label in map(str, range(10))
+    # The task's scores are of ordered classes.
+    assert result.metric.name == "quadratic_kappa"
+    assert [one.metric.name for one in result.budget] == ["quadratic_kappa", "rank_mae"]
+    assert all(one.met for one in result.budget)

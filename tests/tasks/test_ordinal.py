@@ -1,4 +1,7 @@
-"""Classes in an order: scores, loss, the check of the order, and a run."""
+"""Classes in an order: scores, loss, and the check of the order.
+
+A whole run of them is in `tests/export/test_early_exits.py`.
+"""
 
 from types import SimpleNamespace
 
@@ -9,10 +12,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
-from sklearn.datasets import load_wine
 from torch import nn
 
-import limbeck
 from limbeck import losses
 from limbeck.errors import InputError
 from limbeck.objective import Objective, Term
@@ -146,48 +147,3 @@ def test_a_stated_order_and_numbers_are_accepted():
         assert TabularOrdinal.of(data).classes == classes
     assert numbers_in(["1-2", "3-4"]) is None
     assert numbers_in(["grade 1", "level 1"]) is None
-
-
-@pytest.mark.slow
-def test_a_run_ships_a_student_of_ordered_classes(tmp_path):
-    found = load_wine()
-    grades = np.array(GRADES)[np.digitize(found.data[:, 0], (12.5, 13.3))]
-    names = [f"x{place}" for place in range(1, 13)]
-    rows = [
-        [*(f"{cell:.3f}" for cell in row[1:]), grade]
-        for row, grade in zip(found.data, grades, strict=True)
-    ]
-    lines = [",".join([*names, "grade"]), *(",".join(row) for row in rows)]
-    (tmp_path / "wine.csv").write_text("\n".join(lines))
-    recipe = {
-        "name": "grades",
-        "task": "tabular_ordinal",
-        "data": {
-            "source": "csv",
-            "files": {"train": str(tmp_path / "wine.csv")},
-            "columns": {"label": "grade"},
-            "table": {"numeric": names},
-            "classes": list(GRADES),
-        },
-        "student": {"source": "limbeck", "name": "tabular_mlp", "depth": 1, "width": 8},
-        "budget": {"score": {"quadratic_kappa": 0.2, "rank_mae": 1.5}},
-        "threads": 1,
-        "stages": [
-            {
-                "distill": {
-                    "epochs": 30,
-                    "batch_size": 16,
-                    "learning_rate": 0.02,
-                    "objective": "label_only",
-                }
-            },
-            {"export": {}},
-        ],
-    }
-    result = limbeck.run(limbeck.Recipe.model_validate(recipe), out=tmp_path / "run")
-    assert result.metric.name == "quadratic_kappa"
-    assert result.shipped.score.mean > 0.2
-    assert [one.name for one in result.budget] == ["score", "score"]
-    student = limbeck.load_student(tmp_path / "run")
-    answer = student.predict(dict(zip(names, found.data[0, 1:], strict=True)))
-    assert answer.label in GRADES
