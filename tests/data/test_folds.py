@@ -51,6 +51,7 @@ def rows_of(data: Data, name: str) -> list[int]:
     return [int(text.split("row: ")[1]) for text in texts]
 
 
+@pytest.mark.filterwarnings("ignore:The least populated")
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(20, 90))
 def test_folds_are_those_of_sklearn(seed: int, count: int, rows: int) -> None:
@@ -129,6 +130,7 @@ def test_balanced_weights_are_sklearns_and_train_only(load_rows: Callable[..., D
     np.testing.assert_allclose(batch["weight"], expected[labels], rtol=1e-6)
     sums = np.bincount(labels, batch["weight"])
     np.testing.assert_allclose(sums, sums[0], rtol=1e-5)
+    assert "training rows weighted by class: a 0.494, b 1.25, c 5.73" in " ".join(data.facts.notes)
     assert "weight" not in data.validation[0]
     assert "weight" not in data.test[0]
 

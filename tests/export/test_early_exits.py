@@ -258,7 +258,6 @@ def test_a_run_ships_a_student_with_exits(tmp_path):
     notes = " ".join(record["notes"])
     assert "expected FLOPs per sample" in notes
     assert "mean latency over" in notes
-    assert all(one.mean > 0 for one in after.cost.latency)
     assert load_run(tmp_path / "run").shipped.measured[0].cost.flops == after.cost.flops
     image = np.zeros((8, 8), np.uint8)
     assert limbeck.load_student(tmp_path / "run").predict(image).label in map(str, range(10))

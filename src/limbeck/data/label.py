@@ -104,12 +104,14 @@ class Labels(ABC):
         classes: The class names; none if labels are no classes.
         notes: Notes for the report.
         by: What the strata are, for notes.
+        order_stated: Whether the recipe states the classes, and with them their order.
     """
 
     rows: dict[str, NDArray[np.int64]]
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     by: str = "class"
+    order_stated: bool = False
 
     @abstractmethod
     def of(

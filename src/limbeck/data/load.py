@@ -182,7 +182,7 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         preprocess=ready.preprocess.with_outputs(labels.classes, targets),
         facts=facts,
         label_kind=kind.name if kind else modality.name,
-        order_stated=spec.classes is not None,
+        order_stated=labels.order_stated,
     )
 
 

@@ -62,7 +62,8 @@ def draw_of(
     own, seed = spec.split, spec.split_seed
     if own is None:
         return None
-    groups, rest = None, None
+    groups: NDArray[np.int64] | None = None
+    rest: Draw | None = None
     if own.group is not None:
         groups = _read_groups(splits, own.group)
         rest = ByGroup(groups, strata["train"], own.group, seed)

@@ -18,7 +18,6 @@ class Latency(Result):
         p50: The median; the other percentiles likewise. `p10` is None in files of earlier versions.
         blocks: The medians of up to ten consecutive blocks of the calls. Artefacts that are
             measured together share their blocks, so that a ratio of two has one value per block.
-        mean: The mean; None in files of earlier versions.
         load: The machine's load average over the last minute, divided by its cores; None where the
             system reports none.
     """
@@ -31,7 +30,6 @@ class Latency(Result):
     p10: float | None = None
     blocks: tuple[float, ...] = ()
     load: float | None = None
-    mean: float | None = None
 
     @property
     def steady(self) -> bool:

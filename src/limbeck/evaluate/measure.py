@@ -76,6 +76,40 @@ def latencies(
     return {name: _latency(values, threads) for name, values in times.items()}
 
 
+def mean_latencies(
+    paths: Mapping[str, Path],
+    samples: Sequence[Mapping[str, NDArray[Any]]],
+    *,
+    seconds: float = 2.0,
+    most: int = 50,
+) -> dict[str, float]:
+    """Measure the mean latency over samples in ms, at batch 1 on one thread, files interleaved.
+
+    It is the mean over samples of the median of each sample's calls: for files whose time depends
+    on the sample, where one disturbance must not decide.
+
+    Args:
+        paths: The ONNX files, by name.
+        samples: The inputs of each sample.
+        seconds: Time after which to stop (at the end of a round, after at least three).
+        most: Largest number of rounds; each predicts every sample once with every file.
+    """
+    calls = {name: call_in_turn(path, samples, 1) for name, path in paths.items()}
+    times = {name: list[list[int]]() for name in paths}
+    end = time.perf_counter() + seconds
+    while len(next(iter(times.values()))) < most:
+        rows = {name: list[int]() for name in paths}
+        for _ in samples:
+            for name, call in calls.items():
+                rows[name].append(_nanoseconds(call))
+        for name, row in rows.items():
+            times[name].append(row)
+        done = len(next(iter(times.values())))
+        if done >= 3 and time.perf_counter() > end:
+            break
+    return {name: float(np.median(one, axis=0).mean()) / 1e6 for name, one in times.items()}
+
+
 def _nanoseconds(call: Call) -> int:
     start = time.perf_counter_ns()
     call()
@@ -98,7 +132,6 @@ def _latency(nanoseconds: list[int], threads: int) -> Latency:
         p10=p10,
         blocks=tuple(float(np.median(block)) / 1e6 for block in blocks),
         load=load,
-        mean=float(np.mean(nanoseconds)) / 1e6,
     )
 
 

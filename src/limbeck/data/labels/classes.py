@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from limbeck.data.spec import DataSpec
 
 
+SHOWN = 10
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -66,7 +67,13 @@ class ClassLabels(Labels):
         """Check that training has rows of every class."""
         found = {name: self.rows[source][one] for name, (source, one) in rows.items()}
         known = {name: one[one != UNLABELLED] for name, one in found.items()}
-        return check_classes(known, self.classes)
+        notes = check_classes(known, self.classes)
+        if self.class_weights is not None:
+            weights = self._of_classes(known["train"])
+            shown = [f"{name} {one:.3g}" for name, one in zip(self.classes, weights, strict=True)]
+            more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+            notes.append(f"training rows weighted by class: {', '.join(shown[:SHOWN])}{more}")
+        return notes
 
     def weights(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """Return the weight of each training row by its class; 1 without a label.
@@ -77,19 +84,23 @@ class ClassLabels(Labels):
         if self.class_weights is None:
             return None
         found = self.rows["train"][rows]
-        known = found[found != UNLABELLED]
+        labelled = found != UNLABELLED
+        weights = np.ones(len(found), dtype=np.float32)
+        weights[labelled] = self._of_classes(found[labelled])[found[labelled]]
+        return weights
+
+    def _of_classes(self, known: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the weight of each class, given the classes of the training rows."""
         counts = np.bincount(known, minlength=len(self.classes))
         if self.class_weights == "balanced":
-            # A class without rows is refused by `check`.
-            of_class = len(known) / (len(self.classes) * np.maximum(counts, 1))
-        else:
-            of_class = self._stated_weights(self.class_weights)
-            if not (of_class * counts).any():
-                allowed = "a weight above 0 for a class with training rows"
-                raise InputError(Problem("data.class_weights", dict(self.class_weights), allowed))
-        weights = np.ones(len(found), dtype=np.float32)
-        weights[found != UNLABELLED] = of_class[known]
-        return weights
+            # A class without training rows is refused, unless no split has any.
+            return len(known) / (len(self.classes) * np.maximum(counts, 1))
+        stated = self.class_weights or {}
+        found = self._stated_weights(stated)
+        if not (found * counts).any():
+            allowed = "a weight above 0 for a class with training rows"
+            raise InputError(Problem("data.class_weights", dict(stated), allowed))
+        return found
 
     def _stated_weights(self, stated: Mapping[str, float]) -> NDArray[np.float64]:
         unknown = [name for name in stated if name not in self.classes]
@@ -127,7 +138,8 @@ class Classes(LabelKind[ClassKeys]):
         own, column = self.of(spec), spec.columns.label
         read = _partly_labelled if own.unlabelled else read_labels
         found = read(loaded.splits, column, own.classes)
-        return replace(found, class_weights=own.class_weights)
+        stated = own.classes is not None
+        return replace(found, class_weights=own.class_weights, order_stated=stated)
 
 
 kind = Classes()

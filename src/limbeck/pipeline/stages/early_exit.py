@@ -18,7 +18,7 @@ from limbeck.core.modules import evaluating
 from limbeck.display import format as fmt
 from limbeck.errors import InputError, Problem
 from limbeck.evaluate.flops import flops_of_exits
-from limbeck.evaluate.measure import call_in_turn, latencies
+from limbeck.evaluate.measure import mean_latencies
 from limbeck.pipeline.artefacts import EVALUATION_BATCH, export, publish, save
 from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.context import Context
@@ -251,9 +251,8 @@ def _notes(model: nn.Module, chosen: Chosen, context: Context, *, plain: Path) -
     rows = [split.__getitems__([row]) for row in split.spread(TIMED)]
     arrays = [{name: row[name].numpy() for name in context.task.inputs} for row in rows]
     files = {"with": context.folder / "model.onnx", "without": plain}
-    calls = {name: call_in_turn(path, arrays, 1) for name, path in files.items()}
-    times = latencies(calls, threads=1, seconds=SECONDS)
-    mean, other = (times[name].mean or times[name].p50 for name in files)
+    means = mean_latencies(files, arrays, seconds=SECONDS)
+    mean, other = means.values()
     yield (
         f"mean latency over {len(rows)} validation samples in turn, at batch 1 on one thread: "
         f"{fmt.milliseconds(mean)} with exits, {fmt.milliseconds(other)} without"
