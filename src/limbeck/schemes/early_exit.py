@@ -91,7 +91,7 @@ class EarlyExitSettings(SchemeSettings):
 
     exit_weight: Annotated[
         PositiveFloat, Field(description="The weight of the exits' divergence from the last one.")
-    ] = 1.0
+    ] = 0.1
     exit_temperature: Annotated[
         PositiveFloat, Field(description="The temperature of the exits' divergence.")
     ] = 3.0
