@@ -1,5 +1,6 @@
 """Early exits: branches of the exported file, thresholds, expected FLOPs, training, and a run."""
 
+import copy
 import json
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from limbeck.compress.quantizers.int8_static import Int8Static
 from limbeck.errors import InputError
 from limbeck.evaluate.flops import flops, flops_of_exits
 from limbeck.export import slim
+from limbeck.export.compact.onnx import pack
 from limbeck.export.invariance import check_invariance
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor, TorchPredictor
@@ -98,6 +100,10 @@ def test_the_file_branches_where_there_are_thresholds(exported):
     assert "BatchNormalization" not in kinds
     convolutions = [node.op_type for node in exits.graph.node].count("Conv")
     assert convolutions == 2 < kinds.count("Conv")  # the first block and its exit always run
+    # Weights lie in the branch that reads them, which ONNX Runtime then prepares.
+    outside = {weight.name for weight in exits.graph.initializer}
+    assert any(name.startswith("blocks.0") for name in outside)
+    assert not any(name.startswith(("blocks.1", "blocks.2", "exits.2")) for name in outside)
     weights = {weight.name for weight in plain.graph.initializer}
     assert not any(name.startswith(("exits.0", "exits.1")) for name in weights)
 
@@ -129,6 +135,21 @@ def test_int8_of_a_file_with_branches_is_refused_and_half_precision_works(export
     same = TorchPredictor(model, TASK).predict(batch)["logits"]
     close = np.abs(OnnxPredictor(target).predict(batch)["logits"] - same).max(1) < 0.05
     assert close.mean() > 0.8  # a sample near a threshold may leave elsewhere
+
+
+def test_sparse_weights_inside_branches_are_packed_without_loss(exported):
+    model, batch, folder = exported
+    sparse = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in sparse.parameters():
+            if weight.ndim == 4:
+                weight[torch.rand_like(weight) < 0.9] = 0
+    path = folder / "sparse.onnx"
+    to_onnx(sparse, TASK, batch, path)
+    before, size = OnnxPredictor(path).predict(batch)["logits"], path.stat().st_size
+    pack(path)
+    assert path.stat().st_size < size
+    np.testing.assert_array_equal(OnnxPredictor(path).predict(batch)["logits"], before)
 
 
 @settings(max_examples=40, deadline=None)
