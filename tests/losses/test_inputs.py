@@ -28,7 +28,7 @@ PAIRED = {
     "ttm": {"temperature": 1.0},
     "wttm": {"temperature": 1.0},
 }
-HARD = {"cross_entropy": {}, "label_smoothing": {"smoothing": 0.1}}
+HARD = {"cross_entropy": {}, "cumulative_cross_entropy": {}, "label_smoothing": {"smoothing": 0.1}}
 WITH_TEMPERATURE = [
     "binary_kl",
     "dist",
@@ -188,7 +188,7 @@ def test_unknown_kinds_raise(given):
 
 
 def test_every_loss_over_logits_and_transformers_is_tried_here():
-    files = ("classification", "divergences", "transformers")
+    files = ("classification", "divergences", "ordinal", "transformers")
     tested = {name for name in losses.__all__ if losses.find(name).__module__.endswith(files)}
     tested = tested - {"divergence"} | {"attention_kl", "attention_mse", "minilm_relation"}
     assert tested == {*PAIRED, *HARD, *INSIDE}

@@ -46,6 +46,7 @@ def test_every_net_of_every_file_is_listed_and_counted() -> None:
         "audio_cnn",
         "dense_detector",
         "digits_cnn",
+        "early_exit_cnn",
         "gcn",
         "node_mlp",
         "series_mlp",

@@ -638,5 +638,5 @@ def test_weights_of_tensors_are_finite_and_at_least_zero(wrong):
 
 def test_class_balanced_weights_need_exclusive_classes():
     objective = Objective([Term("binary_kl", temperature=1.0, weight={"class_balanced": {}})])
-    with pytest.raises(InputError, match=r"binary_kl.weight: got .class_balanced, on an output of"):
+    with pytest.raises(InputError, match=r"binary_kl.weight: got .class_balanced, on the output"):
         objective.check_outputs({"logits": "binary"})

@@ -206,7 +206,7 @@ def test_a_loss_is_refused_on_an_output_of_another_kind(loss):
     }
     objective = Objective([Term(loss, output=output, **given)])
     with pytest.raises(
-        InputError, match=rf"^{loss}: got 'an output of \w+ values, {output}'; allowed: one of"
+        InputError, match=rf"^{loss}: got 'the output {output}, of kind \w+'; allowed: an output of"
     ):
         objective.check_outputs(Detection.kinds)
 

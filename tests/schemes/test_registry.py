@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.models.nets.early_exit_cnn import early_exit_cnn
 from limbeck.objective import Objective, Term, methods
 from limbeck.schemes import SCHEMES, SchemeInputs
 from limbeck.tasks.image_classification import ImageClassification
@@ -16,11 +17,17 @@ GENERATOR = torch.Generator().manual_seed(0)
 BATCH = {"image": torch.randn(8, 1, 4, 4, generator=GENERATOR), "labels": torch.arange(8) % 3}
 EXAMPLES = {
     "offline": {},
+    "early_exit": {"exit_weight": 0.5},
     "mutual": {"copies": 3},
     "data_free": {"latent": 4, "generator_width": 4, "student_steps": 2, "batch_norm": 1.0},
 }
 OBJECTIVES = {"data_free": [Term("logit_mse"), Term("soft_target_kl", temperature=4.0)]}
 CONTROLS = {"data_free": ["logit_mse", "soft_target_kl"]}  # under the teacher, on random inputs
+
+
+def student_of(name):
+    torch.manual_seed(0)
+    return early_exit_cnn(3, width=2, depth=1) if name == "early_exit" else net(0)
 
 
 def net(seed):
@@ -40,7 +47,7 @@ def parts(request):
         teacher=FrozenTeacher(net(9), TASK) if settings.uses_teacher else None,
         models=[net(seed) for seed in range(1, 1 + further)],
     )
-    return settings, net(0), inputs
+    return settings, student_of(request.param), inputs
 
 
 def batch_of(scheme):

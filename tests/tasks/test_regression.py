@@ -113,7 +113,7 @@ def test_methods_for_classes_are_refused(data, method):
     task, batch = TASKS.load("tabular_regression").of(data), data.train.__getitems__([0, 1])
     teacher = FrozenTeacher(nn.Linear(10, 1), task)
     objective = Objective(getattr(methods, method)())
-    with pytest.raises(InputError, match="allowed: one of categorical values"):
+    with pytest.raises(InputError, match="allowed: an output of kind categorical"):
         Offline(nn.Linear(10, 1), task, objective, teacher=teacher, probe=batch)
 
 

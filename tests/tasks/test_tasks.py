@@ -52,6 +52,7 @@ EXAMPLES = {
 OTHER = {
     *("tabular_regression", "audio_multilabel", "image_multilabel"),
     *("tabular_multilabel", "text_multilabel", "token_classification"),
+    *("image_ordinal", "tabular_ordinal", "text_ordinal"),
     *("image_segmentation", "node_classification", "object_detection", "series_forecasting"),
 }
 

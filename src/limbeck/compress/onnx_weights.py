@@ -67,6 +67,23 @@ class QuantizeRecord(Result):
         return self.bytes_before / self.bytes_after
 
 
+def refuse_branches(model: ModelProto, method: str) -> None:
+    """Raise an error for a graph with branches, such as those of early exits.
+
+    ONNX Runtime's quantiser does not reach the layers inside a branch, and drops their weights.
+
+    Raises:
+        QuantizeError: The graph has a branch or a loop.
+    """
+    branching = sorted({node.op_type for node in model.graph.node if slim.subgraphs(node)})
+    if branching:
+        raise QuantizeError(
+            f"{method} does not reach the layers inside {', '.join(branching)}, the branches of "
+            "early exits. Use float16 or int4_weights; or quantise the model before the stage "
+            "early_exit, by uniform."
+        )
+
+
 def classify(
     before: ModelProto, is_quantized: Callable[[NodeProto], bool], reasons: Mapping[str, str]
 ) -> tuple[dict[str, int], tuple[Skipped, ...]]:
@@ -80,8 +97,9 @@ def classify(
     """
     done: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
-    for node in before.graph.node:
-        (done if is_quantized(node) else skipped)[node.op_type] += 1
+    for graph in slim.graphs(before):
+        for node in graph.node:
+            (done if is_quantized(node) else skipped)[node.op_type] += 1
     if not done.keys() & WEIGHTED:
         found = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
         raise QuantizeError(

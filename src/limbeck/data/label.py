@@ -104,12 +104,14 @@ class Labels(ABC):
         classes: The class names; none if labels are no classes.
         notes: Notes for the report.
         by: What the strata are, for notes.
+        order_stated: Whether the recipe states the classes, and with them their order.
     """
 
     rows: dict[str, NDArray[np.int64]]
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     by: str = "class"
+    order_stated: bool = False
 
     @abstractmethod
     def of(
@@ -137,6 +139,17 @@ class Labels(ABC):
             InputError: Training has no label of a class.
         """
         return []
+
+    def weights(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Return a weight for each of the training split's rows by its label; None for none.
+
+        Args:
+            rows: The training rows in the source's split `train`.
+
+        Raises:
+            InputError: The weights of all rows are 0.
+        """
+        return None
 
     def targets(self, train: RowLabels) -> tuple[Target, ...]:
         """Return the numeric targets, with their scale over the training rows."""

@@ -88,6 +88,7 @@ class Data:
         label_kind: The kind of label: `classes`, `values`, `masks`, `boxes`, or the modality that
             has its own.
         stream: The training samples as a stream; `train` has its first rows then.
+        order_stated: Whether the recipe states the classes, and with them their order.
     """
 
     train: Split
@@ -99,6 +100,7 @@ class Data:
     facts: Facts
     label_kind: str = "classes"
     stream: TrainingStream | None = None
+    order_stated: bool = False
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -141,13 +143,13 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         raise ValueError(f"the modality {modality.name} owns its labels, and returns none")
     divided = modality.divide(spec, loaded, labels)
     if divided is None:
-        draw = draw_of(spec, loaded.splits, labels.rows)
+        draw = draw_of(spec, loaded.splits, labels.rows, by=labels.by)
         rows, notes = split(labels.rows, spec, by=labels.by, draw=draw)
     else:
         rows, notes = divided
         if spec.split is not None:
             allowed = f"nothing, since {modality.name} divides its samples itself"
-            raise InputError(Problem("data.split", "a column", allowed))
+            raise InputError(Problem("data.split", "settings", allowed))
     check_rows({name: numbers for name, (_, numbers) in rows.items()})
     strata = {name: labels.rows[source][one] for name, (source, one) in rows.items()}
     labelled = {name: one != UNLABELLED for name, one in strata.items()}
@@ -155,7 +157,7 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     checked = labels.check(rows)
     groups = _read_groups(loaded.splits, rows, spec.sensitive_features)
     weights = _read_weights(loaded.splits, spec.columns.weight)
-    division = Division(rows, labels, groups, weights)
+    division = Division(rows, labels, groups, weights, labels.weights(rows["train"][1]))
     ready = modality.prepare(spec, loaded, division, workdir=workdir)
     hashes = {name: one[labelled[name]] for name, one in ready.hashes.items()}
     overlap = check_overlap(hashes, strata, largest=spec.max_overlap, expected=ready.expected)
@@ -211,6 +213,7 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
         facts=facts,
         label_kind=kind.name if kind else modality.name,
         stream=stream,
+        order_stated=labels.order_stated,
     )
 
 

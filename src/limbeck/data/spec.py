@@ -61,15 +61,20 @@ class Columns(Settings):
 
 
 class SplitSpec(Settings):
-    """Settings of splits by a column.
+    """Settings of splits by a column, or by folds of cross-validation.
 
     Attributes:
         group: A column of groups, such as patients: no group is in two splits.
         time: A column of times: the last rows are the test, those before them the validation.
+        folds: The number of folds of cross-validation: the test is one of them, in place of the
+            share `test`. Folds are stratified by label; with `group` they are of whole groups.
+        fold: The number of the test's fold, from 0.
     """
 
     group: str | None = None
     time: str | None = None
+    folds: Annotated[int, Field(ge=2, le=1000)] | None = None
+    fold: Annotated[int, Field(ge=0)] | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -78,8 +83,20 @@ class SplitSpec(Settings):
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
-        if (self.group is None) == (self.time is None):
-            raise ValueError("group or time is needed; allowed: one of them")
+        if (self.folds is None) != (self.fold is None):
+            missing, given = ("fold", "folds") if self.fold is None else ("folds", "fold")
+            raise ValueError(
+                f"{missing} is missing; allowed: with {given}, as {{folds: 5, fold: 0}}"
+            )
+        if self.folds is not None and self.fold is not None:
+            if self.time is not None:
+                raise ValueError("time and folds are given; allowed: one of them")
+            if self.fold >= self.folds:
+                raise ValueError(f"fold is {self.fold}; allowed: 0 to {self.folds - 1}")
+        elif (self.group is None) == (self.time is None):
+            raise ValueError(
+                "group, time or folds is needed; allowed: one of them, or group with folds"
+            )
         return self
 
 
@@ -98,8 +115,9 @@ class _Base(Settings):
             valid, dev) or test; all rows are then in `files: {train: ...}`.
         validation: The share of the training rows kept for validation, if `files` names none.
         test: The share of all rows kept for the test, if the source has no test split.
-        split: How splits that the source lacks are drawn: by whole groups, `{group: patient}`, or
-            the last rows, `{time: date}`; at random and stratified by label if not given.
+        split: How splits that the source lacks are drawn: by whole groups, `{group: patient}`, the
+            last rows, `{time: date}`, or folds, `{folds: 5, fold: 0}`; at random and stratified by
+            label if not given.
         split_seed: The seed of the split; independent of the run's seed.
         sensitive_features: Sensitive feature columns, such as sex: kept with the validation and
             test rows for the fairness evaluation, whether or not they are model inputs.
@@ -232,6 +250,10 @@ class _Base(Settings):
                 for key in modality.later:
                     if not own.get(key):
                         own.pop(key, None)
+        if own := content.get("split"):
+            for key in ("folds", "fold"):
+                if own[key] is None:
+                    own.pop(key)
         return {key: value for key, value in content.items() if key in FIRST or value}
 
 

@@ -209,12 +209,14 @@ class Division:
         labels: The labels of the source's splits.
         groups: The sensitive features of each row, by split and column, where there are any.
         weights: The weight of each row, by source split, where there are any.
+        label_weights: The weight of each training row by its label; None for none.
     """
 
     rows: dict[str, tuple[str, NDArray[np.int64]]]
     labels: Labels
     groups: dict[str, Groups] = field(default_factory=dict)
     weights: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    label_weights: NDArray[np.float32] | None = None
 
     def split(
         self,
@@ -231,7 +233,10 @@ class Division:
         """
         source, rows = self.rows[name]
         labels = self.labels.of(source, rows, samples, preprocess)
-        weights = torch.from_numpy(self.weights[source][rows]) if source in self.weights else None
+        found = self.weights[source][rows] if source in self.weights else None
+        if name == "train" and self.label_weights is not None:
+            found = self.label_weights if found is None else found * self.label_weights
+        weights = None if found is None else torch.from_numpy(found)
         groups = self.groups.get(name, {})
         return Split(samples, labels, augmentation=augmentation, groups=groups, weights=weights)
 

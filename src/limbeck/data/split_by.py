@@ -1,4 +1,4 @@
-"""Splits by a column: whole groups of rows, such as patients, or the last rows in time."""
+"""Splits by groups of rows, such as patients, by folds, or by time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from limbeck.data.columns import MISSING, number, read_names
+from limbeck.data.folds import ByFold
 from limbeck.data.loaded import check_columns
+from limbeck.data.stratify import Stratified
 from limbeck.errors import InputError, Problem, gathering
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ def draw_of(
     spec: DataSpec,
     splits: Mapping[str, datasets.Dataset],
     strata: Mapping[str, NDArray[np.int64]],
+    *,
+    by: str = "class",
 ) -> Draw | None:
     """Return how splits are drawn from the training rows by `data.split`; None if not given.
 
@@ -49,17 +53,30 @@ def draw_of(
         spec: The data section.
         splits: The source's splits.
         strata: The stratum of each row, by the source's split.
+        by: What the strata are, for notes.
 
     Raises:
-        InputError: The column is missing or has no value in a row; or a group is in two of the
-            source's splits.
+        InputError: The column is missing or has no value in a row; a group is in two of the
+            source's splits; or the source has a test split beside folds.
     """
-    if spec.split is None:
+    own, seed = spec.split, spec.split_seed
+    if own is None:
         return None
-    if spec.split.group is not None:
-        groups = _read_groups(splits, spec.split.group)
-        return ByGroup(groups, strata["train"], spec.split.group, spec.split_seed)
-    column = str(spec.split.time)
+    groups: NDArray[np.int64] | None = None
+    rest: Draw | None = None
+    if own.group is not None:
+        groups = _read_groups(splits, own.group)
+        rest = ByGroup(groups, strata["train"], own.group, seed)
+    if own.folds is not None and own.fold is not None:
+        if "test" in splits:
+            fix = "Name all rows in files.train, or remove data.split.folds."
+            given = "a source with a test split"
+            raise InputError(Problem("data.split.folds", given, "rows without a test split", fix))
+        rest = rest or Stratified(strata["train"], seed, by)
+        return ByFold(strata["train"], own.folds, own.fold, seed, rest, groups)
+    if rest is not None:
+        return rest
+    column = str(own.time)
     check_columns({"train": splits["train"]}, {column: "data.split.time"})
     return ByTime(read_times(splits["train"], column), column)
 

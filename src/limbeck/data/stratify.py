@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,6 +83,38 @@ def _balance(
                     taken[label] += 1 if value else -1
 
 
+@dataclass(frozen=True)
+class Stratified:
+    """Splits at random, in which each stratum keeps its share, within one row.
+
+    Attributes:
+        strata: The stratum of each training row.
+        seed: The random seed.
+        by: What the strata are, for notes.
+    """
+
+    strata: NDArray[np.int64]
+    seed: int
+    by: str = "class"
+
+    def take(
+        self, name: str, rows: NDArray[np.int64], share: float
+    ) -> tuple[NDArray[np.bool_], str]:
+        """Draw rows; each stratum keeps a training row, since it could not be learned otherwise."""
+        count = round(share * len(rows))
+        purpose = TEST if name == "test" else VALIDATION
+        chosen = choose(self.strata[rows], count, seed=self.seed, purpose=purpose, left=1)
+        note = (
+            f"The {name} split has {count:,} of the {len(rows):,} training rows, "
+            f"stratified by {self.by} with split_seed {self.seed}."
+        )
+        return chosen, note
+
+    def fits(self, others: NDArray[np.int64], drawn: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return that all other rows may stay in train."""
+        return np.ones(len(others), dtype=np.bool_)
+
+
 def split(
     labels: dict[str, NDArray[np.int64]],
     spec: DataSpec,
@@ -107,20 +140,12 @@ def split(
     rows["train"] = ("train", np.flatnonzero(labelled))
     notes: list[str] = []
     seed = spec.split_seed
-    draws = (("test", spec.test, TEST), ("validation", spec.validation, VALIDATION))
-    for name, share, purpose in draws:
+    if draw is None:
+        draw = Stratified(labels["train"], seed, by)
+    for name, share in (("test", spec.test), ("validation", spec.validation)):
         if name not in rows:
             source, train = rows["train"]
-            if draw is not None:
-                chosen, note = draw.take(name, train, share)
-            else:
-                count = round(share * len(train))
-                # A class without training rows could not be learned.
-                chosen = choose(labels[source][train], count, seed=seed, purpose=purpose, left=1)
-                note = (
-                    f"The {name} split has {count:,} of the {len(train):,} training rows, "
-                    f"stratified by {by} with split_seed {seed}."
-                )
+            chosen, note = draw.take(name, train, share)
             rows[name] = (source, train[chosen])
             rows["train"] = (source, train[~chosen])
             notes.append(note)
@@ -142,7 +167,7 @@ def split(
     if problems:
         raise InputError(*problems)
     others = np.flatnonzero(~labelled)
-    if len(others) and draw is not None:
+    if len(others):
         drawn = [one for name, (source, one) in drawn_rows.items() if source == "train"]
         fitting = draw.fits(others, np.concatenate([np.empty(0, dtype=np.int64), *drawn]))
         if not fitting.all():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import mul
 from typing import TYPE_CHECKING
 
+from limbeck.core.exits import HasExits
 from limbeck.core.modules import evaluating
 from limbeck.export.predictor import take_samples
 
@@ -34,6 +36,9 @@ def flops(model: nn.Module, task: Runnable, example: Mapping[str, Tensor]) -> in
     pooling and normalisation are not, as is the convention. torch's fused kernels hide their
     products from the counter, so the sample is run through the plain ones.
 
+    Of a model whose samples leave at early exits, it is the expected number: that of the path to
+    each exit, weighted by the measured share of samples that leave there.
+
     Args:
         model: Any module that the task can run.
         task: Names the inputs and runs the model.
@@ -50,11 +55,50 @@ def flops(model: nn.Module, task: Runnable, example: Mapping[str, Tensor]) -> in
         320
     """
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     taken = take_samples({name: example[name].cpu() for name in task.inputs}, task.inputs, [0])
     sample = {name: torch.as_tensor(value).to(device) for name, value in taken.items()}
+    if isinstance(model, HasExits) and model.exit_rates:
+        costs = flops_of_exits(model, task, sample)
+        return round(sum(map(mul, model.exit_rates, costs)))
+    return _count(model, task, sample)
+
+
+def flops_of_exits(model: nn.Module, task: Runnable, sample: Mapping[str, Tensor]) -> list[int]:
+    """Count the FLOPs of the path to each exit of a model with early exits.
+
+    Args:
+        model: A model with early exits.
+        task: Names the inputs and runs the model.
+        sample: One sample, on the model's device.
+
+    Raises:
+        TypeError: The model has no early exits.
+    """
+    import torch
+
+    if not isinstance(model, HasExits):
+        raise TypeError(f"{type(model).__name__} has no early exits")
+    with evaluating(model), torch.no_grad():
+        exits = len(model.exit_logits(*(sample[name] for name in task.inputs)))
+    kept, found = model.exit_thresholds, []
+    try:
+        for place in range(exits):
+            # No probability reaches 2, and each one reaches 0.
+            thresholds = [2.0] * (exits - 1)
+            thresholds[place:] = [0.0] * (exits - 1 - place)
+            model.exit_thresholds = tuple(thresholds)
+            found.append(_count(model, task, sample))
+    finally:
+        model.exit_thresholds = kept
+    return found
+
+
+def _count(model: nn.Module, task: Runnable, sample: Mapping[str, Tensor]) -> int:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
     counter = FlopCounterMode(display=False)
     with evaluating(model), _plain_kernels(), torch.no_grad(), counter:
         task.outputs(model, sample)

@@ -1,4 +1,4 @@
-"""Confidence intervals: Wilson's for a proportion, Student's for a mean over seeds."""
+"""Confidence intervals: Wilson's for a proportion, Student's for a mean over seeds or folds."""
 
 from __future__ import annotations
 
@@ -77,3 +77,43 @@ def summarize(
             method="Student t over seeds",
         )
     return Summary(mean=mean, interval=interval, values=numbers)
+
+
+def summarize_folds(
+    values: Sequence[float],
+    *,
+    folds: int,
+    level: float = 0.95,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Summary:
+    r"""Compute the mean of one value per fold, and its corrected Student's interval.
+
+    $$\bar x \pm t_{n-1}\, s \sqrt{\frac1n + \frac{1}{k-1}}$$
+
+    The training rows of two folds overlap, so that the folds are not independent: the variance has
+    the ratio of test to training rows, 1 / (k − 1), added.
+
+    Args:
+        values: One value for each of n folds, at least one.
+        folds: The number k of all folds.
+        level: The confidence level, between 0 and 1.
+        bounds: The range of possible values; the interval is clipped to it.
+
+    Example:
+        >>> summarize_folds([0.97, 0.98, 0.99], folds=3).interval.method
+        'corrected Student t over folds'
+
+    Source: Nadeau and Bengio 2003, "Inference for the generalization error".
+    """
+    plain = summarize(values, level=level)
+    if plain.interval is None:
+        return plain
+    # Student's over independent values has the factor 1 / n alone.
+    half = (plain.interval.high - plain.mean) * math.sqrt(1 + len(values) / (folds - 1))
+    interval = Interval(
+        low=max(bounds[0], plain.mean - half),
+        high=min(bounds[1], plain.mean + half),
+        level=level,
+        method="corrected Student t over folds",
+    )
+    return Summary(mean=plain.mean, interval=interval, values=plain.values)

@@ -10,10 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -76,6 +75,40 @@ def latencies(
         if collecting:
             gc.enable()
     return {name: _latency(values, threads) for name, values in times.items()}
+
+
+def mean_latencies(
+    paths: Mapping[str, Path],
+    samples: Sequence[Mapping[str, NDArray[Any]]],
+    *,
+    seconds: float = 2.0,
+    most: int = 50,
+) -> dict[str, float]:
+    """Measure the mean latency over samples in ms, at batch 1 on one thread, files interleaved.
+
+    It is the mean over samples of the median of each sample's calls: for files whose time depends
+    on the sample, where one disturbance must not decide.
+
+    Args:
+        paths: The ONNX files, by name.
+        samples: The inputs of each sample.
+        seconds: Time after which to stop (at the end of a round, after at least three).
+        most: Largest number of rounds; each predicts every sample once with every file.
+    """
+    calls = {name: call_in_turn(path, samples, 1) for name, path in paths.items()}
+    times = {name: list[list[int]]() for name in paths}
+    end = time.perf_counter() + seconds
+    while len(next(iter(times.values()))) < most:
+        rows = {name: list[int]() for name in paths}
+        for _ in samples:
+            for name, call in calls.items():
+                rows[name].append(_nanoseconds(call))
+        for name, row in rows.items():
+            times[name].append(row)
+        done = len(next(iter(times.values())))
+        if done >= 3 and time.perf_counter() > end:
+            break
+    return {name: float(np.median(one, axis=0).mean()) / 1e6 for name, one in times.items()}
 
 
 def _nanoseconds(call: Call) -> int:
@@ -263,6 +296,7 @@ def measure(
     seconds: float = 2.0,
     throughput_seconds: float = 0.5,
     energy_method: Method = "auto",
+    samples: int = 1,
 ) -> dict[str, Cost]:
     """Measure every artefact's cost, latencies interleaved.
 
@@ -279,10 +313,12 @@ def measure(
             is for their energy.
         throughput_seconds: Time for the throughput of each artefact.
         energy_method: See `energy`.
+        samples: The number of samples of the example that calls at batch 1 predict in turn: more
+            than one where the time depends on the sample, as with early exits.
     """
     axes = OnnxPredictor(next(iter(artefacts.values())).path, threads=1).axes
-    one = take_samples(example, axes, [0])
-    repeatable = all(BATCH in names for names in axes.values())
+    each = [take_samples(example, axes, [number]) for number in range(samples)]
+    one, repeatable = each[0], all(BATCH in names for names in axes.values())
     if repeatable or several is None:
         size = THROUGHPUT_BATCH if repeatable else 1
         many = take_samples(example, axes, range(size))
@@ -291,11 +327,11 @@ def measure(
         size = count_samples({name: many[name] for name in axes}, axes)
     threads = sorted({1, describe().cores})
     times = {
-        count: latencies(_calls(artefacts, one, count), threads=count, seconds=seconds)
+        count: latencies(_calls(artefacts, each, count), threads=count, seconds=seconds)
         for count in threads
     }
     joules = energy(
-        _calls(artefacts, one, 1),
+        _calls(artefacts, each, 1),
         method=energy_method,
         seconds=max(ENERGY_SECONDS, seconds / 2 / len(artefacts)),
     )
@@ -324,11 +360,21 @@ def measure(
 
 
 def _calls(
-    artefacts: Mapping[str, Artefact], batch: dict[str, NDArray[Any]], threads: int
+    artefacts: Mapping[str, Artefact], samples: Sequence[dict[str, NDArray[Any]]], threads: int
 ) -> dict[str, Call]:
-    return {name: _call(artefact.path, batch, threads) for name, artefact in artefacts.items()}
+    return {
+        name: call_in_turn(artefact.path, samples, threads) for name, artefact in artefacts.items()
+    }
+
+
+def call_in_turn(
+    path: Path, samples: Sequence[Mapping[str, NDArray[Any]]], threads: int | None
+) -> Call:
+    """Return a function that predicts the next of some samples with a file, in rotation."""
+    predictor = OnnxPredictor(path, threads=threads)
+    feeds = itertools.cycle([predictor.feeds(one) for one in samples])
+    return lambda: predictor.predict(next(feeds))
 
 
 def _call(path: Path, batch: dict[str, NDArray[Any]], threads: int | None) -> Call:
-    predictor = OnnxPredictor(path, threads=threads)
-    return partial(predictor.predict, predictor.feeds(batch))
+    return call_in_turn(path, [batch], threads)

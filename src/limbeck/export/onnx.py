@@ -161,7 +161,7 @@ def _capture_advice(error: Exception, inputs: Inputs) -> str:
     if "data-dependent" in text:
         return (
             f"the model cannot be exported: its forward pass branches on a tensor's values{where}. "
-            "Replace the Python branch by torch.where, or move it out of the model."
+            "Replace the Python branch by torch.where or torch.cond, or move it out of the model."
         )
     if "specialized" in text or "ConstraintViolation" in kind:
         others = dict.fromkeys(axis for axes in inputs.values() for axis in axes if axis)
@@ -225,8 +225,11 @@ def _convert_advice(error: BaseException, program: ExportedProgram) -> str:
 def _tidy(model: ModelProto, inputs: Inputs) -> None:
     """Shrink the graph, and give weights and axes the names of the model and the task."""
     slim.strip(model)
-    weights = {weight.name for weight in model.graph.initializer}
-    taken = weights | {name for node in model.graph.node for name in (*node.input, *node.output)}
+    slim.localize(model.graph)
+    graphs = list(slim.graphs(model))
+    weights = {weight.name for graph in graphs for weight in graph.initializer}
+    nodes = [node for graph in graphs for node in graph.node]
+    taken = weights | {name for node in nodes for name in (*node.input, *node.output)}
     bare = {name: _PARAMETRIZED.sub(r".\1", name.removeprefix("model.")) for name in weights}
     # An input that no node reads has a name too.
     slim.rename(model, lambda old: old if bare.get(old, old) in taken else bare.get(old, old))

@@ -42,6 +42,7 @@ from limbeck.losses.features import (
     variational_information,
 )
 from limbeck.losses.fused import fused_divergence
+from limbeck.losses.ordinal import cumulative_cross_entropy
 from limbeck.losses.relations import (
     correlation_congruence,
     pkt,
@@ -60,6 +61,7 @@ __all__ = [
     "correlation_congruence",
     "crd",
     "cross_entropy",
+    "cumulative_cross_entropy",
     "dist",
     "divergence",
     "dkd",
@@ -100,6 +102,7 @@ OUTPUT_KINDS = {
         (
             *("cross_entropy", "label_smoothing", "soft_target_kl", "divergence", "dkd", "dist"),
             *("fused_divergence", "mlkd", "standardized_kl", "ttm", "wttm"),
+            "cumulative_cross_entropy",
         ),
         "categorical",
     ),

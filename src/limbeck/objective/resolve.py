@@ -141,13 +141,13 @@ def check_outputs(terms: Iterable[ResolvedTerm], kinds: Mapping[str, Kind]) -> N
             term.builtin, kinds[output]
         ):
             fix = "Use binary_kl on independent labels, logit_mse on values, or your own loss."
-            allowed = f"one of {losses.OUTPUT_KINDS[term.builtin]} values"
-            given = f"an output of {kinds[output]} values, {output}"
+            allowed = f"an output of kind {losses.OUTPUT_KINDS[term.builtin]}"
+            given = f"the output {output}, of kind {kinds[output]}"
             problems.append(Problem(term.name, given, allowed, fix))
         elif isinstance(term.element_weight, ClassBalanced) and kinds[output] != "categorical":
             fix = "Give each class a constant weight by a loss of your own, or leave it out."
             allowed = "with an output of exclusive classes, whose samples have one label each"
-            given = f"class_balanced, on an output of {kinds[output]} values, {output}"
+            given = f"class_balanced, on the output {output}, of kind {kinds[output]}"
             problems.append(Problem(f"{term.name}.weight", given, allowed, fix))
     if problems:
         raise InputError(*problems)

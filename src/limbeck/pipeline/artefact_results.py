@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 
 SHOWN = 12
+TIMED = 100
+"""The number of samples that are timed in turn where the time depends on the sample."""
+
 SIMILARITY_TEMPERATURE = 4.0
 
 
@@ -260,11 +263,14 @@ def _costs(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[st
     # The reported costs are those of the shipped file, the first seed's. Networks of other seeds
     # differ only in their weights, and are measured briefly as a check.
     first = context.seed == context.recipe.seeds[0]
-    samples = context.data.validation
+    split, rows = context.data.validation, [0]
+    if any(change["kind"] == "exits" for _, one in files.values() for change in one.changes):
+        rows = split.spread(TIMED)
     return measure(
         {digest: _costed(path, artefact, context) for digest, (path, artefact) in files.items()},
-        samples.__getitems__([0]),
-        several=samples.__getitems__(range(min(THROUGHPUT_BATCH, len(samples)))),
+        split.__getitems__(rows),
+        several=split.__getitems__(range(min(THROUGHPUT_BATCH, len(split)))),
+        samples=len(rows),
         seconds=2.0 if first else 0.3,
         throughput_seconds=0.5 if first else 0.1,
         energy_method="auto" if first else "off",

@@ -12,6 +12,7 @@ from limbeck.core.measurement import Metric, Result, ScoreValue
 from limbeck.display import format as fmt
 from limbeck.display.blocks import Panel, tick_of
 from limbeck.display.pareto import Point, pareto
+from limbeck.evaluate.intervals import Summary
 from limbeck.report import verdict
 from limbeck.report.page import budget_line, environment_facts
 from limbeck.report.result import BudgetCheck, Environment
@@ -103,6 +104,25 @@ class Chosen(Result):
     test: ScoreValue | None
 
 
+class CrossValidation(Result):
+    """The scores over the folds of `data.split`, for one choice of the other settings.
+
+    Attributes:
+        settings: The other settings that vary.
+        folds: The number of folds.
+        done: The folds that are measured, in the order of the values.
+        validation: The score on the validation samples of each fold, and their mean.
+        test: The score on the test samples, if nothing but the fold varies: nothing is then
+            selected.
+    """
+
+    settings: dict[str, Any]
+    folds: int
+    done: tuple[int, ...]
+    validation: Summary
+    test: Summary | None
+
+
 class SweepResult(Result):
     """The result of a sweep.
 
@@ -115,6 +135,7 @@ class SweepResult(Result):
         trials: By number.
         views: The score against each cost.
         chosen: The trial that the budget selects; `None` without a budget.
+        cross_validation: The scores over folds, if `data.split.fold` varies.
         environment: Hardware and software; the time is that of all trials together.
         notes: Notes that a reader needs to judge the figures.
     """
@@ -130,6 +151,7 @@ class SweepResult(Result):
     chosen: Chosen | None
     environment: Environment
     notes: tuple[str, ...] = ()
+    cross_validation: tuple[CrossValidation, ...] = ()
 
     @property
     def metric(self) -> Metric:
@@ -196,6 +218,7 @@ def render_sweep(result: SweepResult) -> str:
         panels=[_panel(result, view) for view in result.views],
         head=_head(result),
         rows=rows(result),
+        folds=folds_lines(result),
         failed=[trial for trial in result.trials if trial.state == "failed"],
         space=list(result.space.items()),
         environment=environment_facts(
@@ -210,6 +233,8 @@ def render_sweep(result: SweepResult) -> str:
 def sentence(result: SweepResult) -> str:
     """Write the outcome of the sweep in one sentence."""
     chosen = result.chosen
+    if chosen is None and [one.test for one in result.cross_validation if one.test]:
+        return folds_lines(result)[0]
     if chosen is None:
         front, done = len(result.front), fmt.plural(len(result.done), "trial")
         return f"{front} of {done} {'is' if front == 1 else 'are'} on the Pareto front."
@@ -218,6 +243,24 @@ def sentence(result: SweepResult) -> str:
         return f"Trial {chosen.number} has the best score within the budget: {written}."
     missed = fmt.listing([_excess(check) for check in chosen.checks if not check.met])
     return f"No trial fits the budget; trial {chosen.number} comes nearest, and misses {missed}."
+
+
+def folds_lines(result: SweepResult) -> list[str]:
+    """Write the mean score over the folds of each choice of the other settings, one line each."""
+    metric, lines = result.metric, []
+    for one in result.cross_validation:
+        found, where = (one.test, "test") if one.test else (one.validation, "validation")
+        settings = ", ".join(f"{path} {plain(value)}" for path, value in one.settings.items())
+        text = f"{metric.text} {fmt.score(found.mean, metric)} on the {where} samples"
+        if found.interval is not None:
+            text += f", 95 % interval {fmt.score_interval(found.interval, metric)}"
+        folds = f"{one.folds}-fold cross-validation"
+        if len(one.done) < one.folds:
+            folds += f", {len(one.done)} of {one.folds} folds done"
+        each = ", ".join(fmt.score(value, metric) for value in found.values)
+        named = f"{folds}, {settings}" if settings else folds
+        lines.append(f"{named}: {text} ({each}).")
+    return lines
 
 
 def numbers(result: SweepResult) -> tuple[verdict.Number, ...]:
@@ -408,9 +451,11 @@ def sweep_lines(result: SweepResult, *, page: str | PathLike[str]) -> list[str]:
     for cells in table:
         padded = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
         lines.append(f"  {'  '.join(padded)}".rstrip())
+    folds = folds_lines(result)
     return [
         *lines,
         "",
+        *(f"  {line}" for line in folds if line != lines[0]),
         f"  {fmt.plural(len(result.trials), 'trial')}: {_counts(result)}",
         f"  Page: {page}",
     ]

@@ -201,6 +201,12 @@ class Offline(nn.Module):
             parameters=self._of_student if self._objective.balance.measures else (),
             total_weights=total_weights,
         )
+        return self._add(losses, response, total_weights)
+
+    def _add(
+        self, losses: Losses, response: Response, total_weights: Mapping[str, Tensor] | None
+    ) -> Losses:
+        """Add the losses of the student alone: the penalties of its parts."""
         return self._regularizer.add(losses, response, total_weights)
 
 

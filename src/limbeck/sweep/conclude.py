@@ -12,9 +12,11 @@ from functools import partial
 from pathlib import Path
 
 from limbeck.core.files import replacing_folder, write_json, write_text
+from limbeck.core.measurement import Metric
 from limbeck.data.load import load
 from limbeck.errors import LimbeckError
 from limbeck.evaluate.hardware import describe
+from limbeck.evaluate.intervals import summarize_folds
 from limbeck.evaluate.measure import Call, latencies
 from limbeck.evaluate.pareto import knee, pareto
 from limbeck.export.predictor import OnnxPredictor
@@ -23,15 +25,24 @@ from limbeck.pipeline.recipe import Recipe
 from limbeck.pipeline.results import git_commit, versions
 from limbeck.report.load import load_run
 from limbeck.report.result import Environment
-from limbeck.report.sweep import Chosen, Cost, SweepResult, Trial, View, render_sweep
+from limbeck.report.sweep import (
+    Chosen,
+    Cost,
+    CrossValidation,
+    SweepResult,
+    Trial,
+    View,
+    render_sweep,
+)
 from limbeck.sweep.budget import Limits, choose
 from limbeck.sweep.plan import Plan, directions, values, with_settings
+from limbeck.sweep.space import key
 from limbeck.tasks import Batch
 
 MOST_BYTES = 2e9
 """The most bytes of files loaded at once for timing."""
 
-CHOSEN = "chosen"
+CHOSEN, FOLD = "chosen", "data.split.fold"
 STEP, MEASURED = 1.05, {"latency", "memory", "energy"}
 """The ratio between the steps to which measured costs are rounded: smaller gaps are noise."""
 
@@ -114,11 +125,42 @@ def conclude(plan: Plan, trials: Sequence[Trial], limits: Limits | None) -> Swee
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=math.fsum(trial.seconds for trial in trials),
         ),
+        cross_validation=_cross_validation(plan, done),
         notes=(note, COMPARED, VALIDATED, *((ONE_SEED,) if len(recipe.seeds) == 1 else ())),
     )
     write_json(plan.out / "sweep.json", result.model_dump(mode="json"))
     write_text(plan.out / "sweep.html", render_sweep(result))
     return result
+
+
+def _cross_validation(plan: Plan, done: Sequence[Trial]) -> tuple[CrossValidation, ...]:
+    """Summarize the scores over folds, for each choice of the other settings."""
+    split = plan.recipe.data.split
+    if FOLD not in plan.space or split is None or split.folds is None:
+        return ()
+    trials: dict[str, dict[int, Trial]] = {}
+    for trial in done:
+        others = {path: value for path, value in trial.settings.items() if path != FOLD}
+        trials.setdefault(key(others), {}).setdefault(trial.settings[FOLD], trial)
+    found = []
+    for of_fold in trials.values():
+        own = [of_fold[fold] for fold in sorted(of_fold)]
+        scores = [one.figures.score for one in own if one.figures is not None]
+        summarized = partial(summarize_folds, folds=split.folds, bounds=_metric(own).bounds)
+        tests = None
+        if len(plan.space) == 1:
+            runs = [load_run(plan.folder(one.number)) for one in own]
+            tests = summarized([run.shipped.score.mean for run in runs])
+        found.append(
+            CrossValidation(
+                settings={k: v for k, v in own[0].settings.items() if k != FOLD},
+                folds=split.folds,
+                done=tuple(sorted(of_fold)),
+                validation=summarized(scores),
+                test=tests,
+            )
+        )
+    return tuple(found)
 
 
 def _timed(plan: Plan, done: Sequence[Trial]) -> tuple[list[Trial], str]:
@@ -137,6 +179,10 @@ def _timed(plan: Plan, done: Sequence[Trial]) -> tuple[list[Trial], str]:
         for trial in done
         if trial.figures is not None  # finished trials have figures
     ], TIMED_IN_TURN
+
+
+def _metric(done: Sequence[Trial]) -> Metric:
+    return next(trial.figures.metric for trial in done if trial.figures is not None)
 
 
 def _points(done: Sequence[Trial], costs: Sequence[Cost]) -> list[list[float]]:

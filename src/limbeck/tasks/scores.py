@@ -248,6 +248,58 @@ EXACT_MATCH = Score(Metric(name="exact_match", title="Exact match"), _exact, of_
 """The share of samples with all labels correct at 0.5: the subset accuracy."""
 
 
+def _ranks(outputs: Arrays, batch: Arrays, weights: Arrays) -> tuple[Sums, Sums, Sums]:
+    """Return the predicted rank, the rank of the label, and the weight of each sample."""
+    found = outputs["logits"].argmax(axis=1)
+    arrays = (found, batch["labels"], weights["logits"])
+    found, true, weight = (np.asarray(one, dtype=np.float64) for one in arrays)
+    return found, true, weight
+
+
+def _rank_moments(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
+    found, true, weight = _ranks(outputs, batch, weights)
+    moments = ((found - true) ** 2, found, true, found**2, true**2, np.ones(len(true)))
+    return weight[:, None] * np.stack(moments, axis=1)
+
+
+def _quadratic_kappa(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    # The expected squared distance of independent ranks needs their moments, not the confusions.
+    observed, found, true, found_square, true_square = np.moveaxis(_mean_of(sums), -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(1 - observed / (found_square + true_square - 2 * found * true))
+
+
+def _rank_distance(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
+    found, true, weight = _ranks(outputs, batch, weights)
+    return np.stack([weight * np.abs(found - true), weight], axis=1)
+
+
+def _within_one(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
+    found, true, weight = _ranks(outputs, batch, weights)
+    return np.stack([weight * (np.abs(found - true) <= 1), weight], axis=1)
+
+
+QUADRATIC_KAPPA = Score(
+    Metric(name="quadratic_kappa", title="Quadratic weighted kappa", unit=""),
+    _rank_moments,
+    of_sums(_quadratic_kappa),
+)
+"""Cohen's kappa with weights that are the squared distance in ranks: 1 is perfect, 0 is chance; NaN
+if one class is both every label and every prediction (Cohen 1968)."""
+
+RANK_ERROR = Score(
+    Metric(name="rank_mae", title="Mean absolute error in ranks", unit="", higher_is_better=False),
+    _rank_distance,
+    of_sums(ratio),
+)
+"""The mean distance between the predicted class and the label, in ranks."""
+
+WITHIN_ONE = Score(
+    Metric(name="within_one", title="Accuracy within one rank"), _within_one, of_sums(ratio)
+)
+"""The share of samples whose predicted class is the label or its neighbour."""
+
+
 class ScoreTable:
     """The parts of several scores over the samples of a split.
 

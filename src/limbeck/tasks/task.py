@@ -214,6 +214,11 @@ class TaskData(Protocol):
         ...
 
     @property
+    def order_stated(self) -> bool:
+        """Return whether the recipe states the classes, and with them their order."""
+        ...
+
+    @property
     def targets(self) -> Sequence[RealTarget]:
         """Return the numeric targets; none for classes."""
         ...

@@ -13,6 +13,17 @@ def cross_entropy(student, labels):
     return -special.log_softmax(student, axis=1)[np.arange(len(labels)), labels]
 
 
+def cumulative_cross_entropy(student, labels):
+    value = np.zeros(len(labels))
+    for k in range(student.shape[1] - 1):
+        low, high = (
+            special.logsumexp(part, axis=1) - special.logsumexp(student, axis=1)
+            for part in (student[:, : k + 1], student[:, k + 1 :])
+        )
+        value -= np.where(labels > k, high, low)
+    return value
+
+
 def label_smoothing(student, labels):
     targets = 0.9 * np.eye(student.shape[1])[labels] + 0.1 / student.shape[1]
     return -(targets * special.log_softmax(student, axis=1)).sum(1)
@@ -42,6 +53,16 @@ TRIALS = {
     ],
     "cross_entropy": [
         partial(check_loss, losses.cross_entropy, kind="hard_label", reference=cross_entropy)
+    ],
+    # The classes have an order.
+    "cumulative_cross_entropy": [
+        partial(
+            check_loss,
+            losses.cumulative_cross_entropy,
+            kind="hard_label",
+            reference=cumulative_cross_entropy,
+            without=[8],
+        )
     ],
     "label_smoothing": [
         partial(check_loss, smoothed, kind="hard_label", reference=label_smoothing)

@@ -13,6 +13,7 @@ from limbeck.compress.onnx_weights import (
     QuantizeRecord,
     classify,
     not_matrices,
+    refuse_branches,
     separate_weights,
     write,
 )
@@ -59,11 +60,12 @@ def quantize(
             bits, which can overflow with 8; with 7, outputs are the same on every machine.
 
     Raises:
-        QuantizeError: The graph has nothing to quantise.
+        QuantizeError: The graph has nothing to quantise, or branches.
     """
     import onnx
 
     prepared = onnx.load(source)
+    refuse_branches(prepared, "int8_dynamic")
     slim.strip(prepared)
     separate_weights(prepared)
     after = _run(prepared, source, per_channel, reduce_range)

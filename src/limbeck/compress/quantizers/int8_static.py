@@ -16,6 +16,7 @@ from limbeck.compress.onnx_weights import (
     QuantizeRecord,
     classify,
     not_matrices,
+    refuse_branches,
     separate_weights,
     write,
 )
@@ -93,7 +94,7 @@ def quantize(
 
     Raises:
         InputError: `ranges` is unknown, or there is no calibration batch.
-        QuantizeError: The graph has nothing to quantise.
+        QuantizeError: The graph has nothing to quantise, or branches.
 
     Source: Jacob et al., CVPR 2018 (arXiv:1712.05877).
     """
@@ -102,8 +103,9 @@ def quantize(
     if ranges not in RANGES:
         advice = did_you_mean(ranges, RANGES)
         raise InputError(Problem("quantize.ranges", ranges, ", ".join(RANGES), advice))
-    reader = _Reader(OnnxPredictor(source, threads=1), calibration)
     before = onnx.load(source)
+    refuse_branches(before, "int8_static")
+    reader = _Reader(OnnxPredictor(source, threads=1), calibration)
     with tempfile.TemporaryDirectory() as folder:
         prepared, after = _run(
             source, Path(folder), reader, RANGES[ranges], per_channel, reduce_range

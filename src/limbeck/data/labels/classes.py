@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from limbeck.data.label import UNLABELLED, LabelKind, Labels, Loadable
 from limbeck.data.labels._class_names import class_rows
 from limbeck.data.settings import Settings
 from limbeck.data.stratify import check_classes
-from limbeck.errors import InputError, Problem
+from limbeck.errors import InputError, Problem, did_you_mean
 
 if TYPE_CHECKING:
     import datasets
@@ -23,21 +24,34 @@ if TYPE_CHECKING:
     from limbeck.data.spec import DataSpec
 
 
+SHOWN = 10
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class ClassKeys(Settings):
     """The keys of labels that are classes.
 
     Attributes:
         classes: The class names, in the order of the labels.
         unlabelled: Whether training rows may have no label: they train under the teacher alone.
+        class_weights: Weights of the training rows by class: `balanced`, rows / (classes · rows of
+            the class), as in scikit-learn; or `{name: weight}`, 1 for a class that is not named.
     """
 
     classes: tuple[str, ...] | None = None
     unlabelled: bool = False
+    class_weights: Literal["balanced"] | dict[str, Weight] | None = None
 
 
 @dataclass(frozen=True)
 class ClassLabels(Labels):
-    """The classes of the source's rows; they are the strata."""
+    """The classes of the source's rows; they are the strata.
+
+    Attributes:
+        class_weights: The weights of classes, as in the recipe.
+    """
+
+    class_weights: Literal["balanced"] | Mapping[str, float] | None = None
 
     def of(
         self, source: str, rows: NDArray[np.int64], samples: Samples, prepare: Preprocess
@@ -54,7 +68,52 @@ class ClassLabels(Labels):
         """Check that training has rows of every class."""
         found = {name: self.rows[source][one] for name, (source, one) in rows.items()}
         known = {name: one[one != UNLABELLED] for name, one in found.items()}
-        return check_classes(known, self.classes)
+        notes = check_classes(known, self.classes)
+        if self.class_weights is not None:
+            weights = self._of_classes(known["train"])
+            shown = [f"{name} {one:.3g}" for name, one in zip(self.classes, weights, strict=True)]
+            more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+            notes.append(f"training rows weighted by class: {', '.join(shown[:SHOWN])}{more}")
+        return notes
+
+    def weights(self, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Return the weight of each training row by its class; 1 without a label.
+
+        Raises:
+            InputError: A class is unknown, or the weights of all rows are 0; all problems at once.
+        """
+        if self.class_weights is None:
+            return None
+        found = self.rows["train"][rows]
+        labelled = found != UNLABELLED
+        weights = np.ones(len(found), dtype=np.float32)
+        weights[labelled] = self._of_classes(found[labelled])[found[labelled]]
+        return weights
+
+    def _of_classes(self, known: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the weight of each class, given the classes of the training rows."""
+        counts = np.bincount(known, minlength=len(self.classes))
+        if self.class_weights == "balanced":
+            # A class without training rows is refused, unless no split has any.
+            return len(known) / (len(self.classes) * np.maximum(counts, 1))
+        stated = self.class_weights or {}
+        found = self._stated_weights(stated)
+        if not (found * counts).any():
+            allowed = "a weight above 0 for a class with training rows"
+            raise InputError(Problem("data.class_weights", dict(stated), allowed))
+        return found
+
+    def _stated_weights(self, stated: Mapping[str, float]) -> NDArray[np.float64]:
+        unknown = [name for name in stated if name not in self.classes]
+        if unknown:
+            listed = ", ".join(self.classes)
+            raise InputError(
+                *(
+                    Problem("data.class_weights", name, listed, did_you_mean(name, self.classes))
+                    for name in unknown
+                )
+            )
+        return np.array([stated.get(name, 1.0) for name in self.classes], dtype=np.float64)
 
 
 class Classes(LabelKind[ClassKeys]):
@@ -78,9 +137,10 @@ class Classes(LabelKind[ClassKeys]):
     def read(self, spec: DataSpec, loaded: Loadable) -> Labels:
         """Read the class of every row of all splits."""
         own, column = self.of(spec), spec.columns.label
-        if own.unlabelled:
-            return _partly_labelled(loaded.splits, column, own.classes)
-        return read_labels(loaded.splits, column, own.classes)
+        read = _partly_labelled if own.unlabelled else read_labels
+        found = read(loaded.splits, column, own.classes)
+        stated = own.classes is not None
+        return replace(found, class_weights=own.class_weights, order_stated=stated)
 
 
 kind = Classes()
