@@ -264,7 +264,7 @@ def _rank_moments(outputs: Arrays, batch: Arrays, weights: Arrays) -> Sums:
 
 def _quadratic_kappa(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     # The expected squared distance of independent ranks needs their moments, not the confusions.
-    observed, found, true, found_square, true_square = np.moveaxis(_mean_of(sums), -1, 0)
+    observed, found, true, found_square, true_square = np.moveaxis(means_of(sums), -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(1 - observed / (found_square + true_square - 2 * found * true))
 
