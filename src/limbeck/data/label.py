@@ -194,6 +194,16 @@ class LabelKind(ABC, Generic[KeysT]):
             InputError: Labels are missing or invalid; the message lists every problem.
         """
 
+    def limit(
+        self, spec: DataSpec, labels: Labels, rows: NDArray[np.int64]
+    ) -> tuple[Labels, tuple[str, ...]]:
+        """Return the labels that training may read, of the training rows, with notes.
+
+        Raises:
+            InputError: The recipe asks for more labels than there are, or too few.
+        """
+        return labels, ()
+
     def files(self, spec: DataSpec, loaded: Loadable) -> dict[str, str]:
         """Return hashes of the files that labels reference, by their names in the rows."""
         return {}

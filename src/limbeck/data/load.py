@@ -151,6 +151,9 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
             allowed = f"nothing, since {modality.name} divides its samples itself"
             raise InputError(Problem("data.split", "settings", allowed))
     check_rows({name: numbers for name, (_, numbers) in rows.items()})
+    if kind is not None:
+        labels, limited = kind.limit(spec, labels, rows["train"][1])
+        notes = (*notes, *limited)
     strata = {name: labels.rows[source][one] for name, (source, one) in rows.items()}
     labelled = {name: one != UNLABELLED for name, one in strata.items()}
     strata = {name: one[labelled[name]] for name, one in strata.items()}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limbeck.data.label import UNLABELLED
 from limbeck.data.rows import (
     Augmentation,
     Batch,
@@ -167,6 +168,14 @@ class Split:
         """Return the same rows without augmentation; nothing is copied."""
         return Split(self._samples, self.row_labels, groups=self.groups, weights=self.weights)
 
+    def labelled(self) -> Split:
+        """Return the rows with a label, repeated to the length of the split; nothing is copied.
+
+        An epoch has as many batches as one of all rows, each full of rows with a label.
+        """
+        known = torch.nonzero(self.strata != UNLABELLED).flatten()
+        return self if len(known) in (0, len(self)) else _Repeated(self, known)
+
     def batches(self, size: int) -> Iterator[Batch]:
         """Iterate over all rows once, in order and without augmentation."""
         plain = self.for_evaluation()
@@ -198,6 +207,25 @@ class Split:
         that the model reads; a series `window`, the past values by column.
         """
         return self._samples.raw(index)
+
+
+class _Repeated(Split):
+    """Some rows of a split, repeated to its length: the row `index` is the one at `index mod n`."""
+
+    def __init__(self, split: Split, rows: Tensor) -> None:
+        super().__init__(
+            split._samples,
+            split.row_labels,
+            augmentation=split.augmentation,
+            groups=split.groups,
+            weights=split.weights,
+        )
+        self._rows = rows
+
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> Batch:
+        """Return some rows as a batch; `index` has their numbers in the split."""
+        index = torch.as_tensor(indices, dtype=torch.int64)
+        return super().__getitems__(self._rows[index % len(self._rows)])
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from limbeck.data.spec import DataSpec
     from limbeck.data.split_by import Draw
 
-TEST, VALIDATION, LIMIT = 1, 2, 3
+TEST, VALIDATION, LIMIT, LABELLED = 1, 2, 3, 4
 SHOWN = 10
 
 

@@ -189,6 +189,11 @@ class Objective:
         return any(term.needs_teacher for term in self._ready)
 
     @functools.cached_property
+    def needs_labels_only(self) -> bool:
+        """Return whether every term is against labels, so that rows without one add nothing."""
+        return all(term.of_labels for term in self._ready)
+
+    @functools.cached_property
     def compares_common_classes(self) -> bool:
         """Return whether every loss over the teacher's logits compares only the common classes."""
         compared = [term for term in self._ready if term.needs_teacher and term.source != "tap"]

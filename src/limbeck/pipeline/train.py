@@ -208,6 +208,9 @@ def train(
         The curve of the training, one row per validation.
     """
     rows = None if isinstance(scheme, GeneratesBatches) else context.data.train
+    if rows is not None and isinstance(scheme, Offline) and scheme.needs_labels_only:
+        # In as many steps as distillation on all rows: batches of few labels are noisier.
+        rows = rows.labelled()
     if rows is not None:
         rows.set_seed(context.seed)
     stream = None if rows is None else context.data.stream

@@ -92,6 +92,11 @@ class Offline(nn.Module):
         """Return the teacher, if a term requires one."""
         return self._teachers[0] if self._teachers else None
 
+    @property
+    def needs_labels_only(self) -> bool:
+        """Return whether every term is against labels, so that rows without one add nothing."""
+        return self._objective.needs_labels_only
+
     def _connect(self, probe: Batch, training_set: TrainingSet | None) -> None:
         """Check that the classes of both sides match, and build connectors of their features."""
         # A user's own teacher may return its features without `add_taps`.

@@ -12,7 +12,7 @@ from pydantic import Field
 from limbeck.data.label import UNLABELLED, LabelKind, Labels, Loadable
 from limbeck.data.labels._class_names import class_rows
 from limbeck.data.settings import Settings
-from limbeck.data.stratify import check_classes
+from limbeck.data.stratify import LABELLED, check_classes, choose
 from limbeck.errors import InputError, Problem, did_you_mean
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 SHOWN = 10
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, le=1e12)]
 
 
 class ClassKeys(Settings):
@@ -34,12 +34,15 @@ class ClassKeys(Settings):
     Attributes:
         classes: The class names, in the order of the labels.
         unlabelled: Whether training rows may have no label: they train under the teacher alone.
+        labelled: The number of training rows that keep their label, stratified by class: the others
+            train under the teacher alone, as in semi-supervised learning with few labels.
         class_weights: Weights of the training rows by class: `balanced`, rows / (classes · rows of
             the class), as in scikit-learn; or `{name: weight}`, 1 for a class that is not named.
     """
 
     classes: tuple[str, ...] | None = None
     unlabelled: bool = False
+    labelled: Annotated[int, Field(ge=1, le=10**12)] | None = None
     class_weights: Literal["balanced"] | dict[str, Weight] | None = None
 
 
@@ -141,6 +144,28 @@ class Classes(LabelKind[ClassKeys]):
         found = read(loaded.splits, column, own.classes)
         stated = own.classes is not None
         return replace(found, class_weights=own.class_weights, order_stated=stated)
+
+    def limit(
+        self, spec: DataSpec, labels: Labels, rows: NDArray[np.int64]
+    ) -> tuple[Labels, tuple[str, ...]]:
+        """Hide the label of all training rows but some, drawn with the seed of the splits."""
+        count = self.of(spec).labelled
+        if count is None:
+            return labels, ()
+        found = labels.rows["train"]
+        known = rows[found[rows] != UNLABELLED]
+        classes = len(np.unique(found[known]))
+        if not classes <= count <= len(known):
+            allowed = f"{classes:,} to {len(known):,}: a row of each class, up to all with a label"
+            raise InputError(Problem("data.labelled", count, allowed))
+        chosen = choose(found[known], count, seed=spec.split_seed, purpose=LABELLED, least=1)
+        hidden = found.copy()
+        hidden[known[~chosen]] = UNLABELLED
+        note = (
+            f"{count:,} of {len(known):,} training rows keep their label, stratified by class with "
+            f"split_seed {spec.split_seed}: the others train under the teacher alone"
+        )
+        return replace(labels, rows={**labels.rows, "train": hidden}), (note,)
 
 
 kind = Classes()
