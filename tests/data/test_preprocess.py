@@ -146,7 +146,7 @@ def test_class_names_ship_with_every_kind_of_preprocessing(
         ("[1]", "a JSON object"),
         ("[" * 100_000, "nested too deeply"),
         ('{"version": 1}', "kind"),
-        ('{"version": 1, "kind": "audio"}', "'image', "),
+        ('{"version": 1, "kind": "video"}', "'image', "),
         ('{"version": 1, "kind": "table", "numeric": 3, "categorical": []}', "numeric"),
         ('{"version": 1, "kind": "text", "pad": 0, "vocab_size": 5, "max_length": 1e12}', "max_le"),
         (

@@ -29,7 +29,7 @@ def test_every_file_of_the_folder_is_a_source() -> None:
         ({"source": "csv", "files": {"train": "a"}, "validation": 1.0}, "less than 1"),
         ({"source": "csv", "files": {"train": "a"}, "classes": ["x", "x"]}, "same class twice"),
         ({"source": "csv", "files": {"train": "a"}, "image": {}, "text": {}}, "one of them"),
-        ({"source": "csv", "files": {"train": "a"}, "text": {}, "augment": {}}, "for images"),
+        ({"source": "csv", "files": {"train": "a"}, "text": {}, "augment": {}}, "for image data"),
         ({"source": "csv", "files": {"train": "a"}, "image": {"mean": [0, 0]}}, "one per channel"),
         ({"source": "csv", "files": {"train": "a"}, "image": {"std": [0.0]}}, "greater than 0"),
         ({"source": "csv", "files": {"train": "a"}, "image": {"channels": 2}}, "1 or 3"),

@@ -57,7 +57,7 @@ def test_invalid_specs(settings: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "digit_cnn"}, 'did you mean "digits_cnn"?'),
+        ({"name": "digit_cnn"}, 'did you mean "digits_cnn" or'),
         ({"widht": 3}, 'did you mean "width"?'),
         ({"classes": 3}, "it follows from the data"),
         ({"width": "eight"}, "arguments that the model takes"),

@@ -140,6 +140,7 @@ def example(name):
     domain = name.partition("_")[0]
     inputs = {
         "image": (nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), {"image": IMAGES}),
+        "audio": (nn.Linear(4, 3), {"audio": ROWS}),
         "tabular": (nn.Linear(4, 3), {"features": ROWS}),
         "text": (
             Words(),

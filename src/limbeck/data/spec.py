@@ -74,7 +74,7 @@ class SplitSpec(Settings):
     group: str | None = None
     time: str | None = None
     folds: Annotated[int, Field(ge=2, le=1000)] | None = None
-    fold: Annotated[int, Field(ge=0)] | None = None
+    fold: Annotated[int, Field(ge=0, le=999)] | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ def cumulative_cross_entropy(student: Logits, labels: Labels) -> PerElement:
     Example:
         >>> import torch
         >>> cumulative_cross_entropy(torch.tensor([[4.0, 0.0, 0.0]]), torch.tensor([2]))
-        tensor([7.3791])
+        tensor([7.3788])
 
     Source: Tödter and Ahrens 2012, "Generalization of the ignorance score" (the ranked version);
     Cao, Mirjalili and Raschka 2020 (CORAL) and Shi, Cao and Raschka 2021 (CORN) for the thresholds.

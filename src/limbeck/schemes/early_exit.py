@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 from torch import Tensor, nn
 
 from limbeck import losses
@@ -90,10 +90,11 @@ class EarlyExitSettings(SchemeSettings):
     control_label: ClassVar[str] = "label-only student"
 
     exit_weight: Annotated[
-        PositiveFloat, Field(description="The weight of the exits' divergence from the last one.")
+        float,
+        Field(gt=0, le=1e6, description="The weight of the exits' divergence from the last one."),
     ] = 0.1
     exit_temperature: Annotated[
-        PositiveFloat, Field(description="The temperature of the exits' divergence.")
+        float, Field(gt=0, le=1e6, description="The temperature of the exits' divergence.")
     ] = 3.0
 
     def build_scheme(self, student: nn.Module, inputs: SchemeInputs) -> EarlyExit:

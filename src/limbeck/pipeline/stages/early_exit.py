@@ -60,7 +60,7 @@ class EarlyExit(Stage):
         float,
         Field(
             ge=0,
-            allow_inf_nan=False,
+            le=1e12,
             description="The largest loss of the primary score on the validation samples, against "
             "that of the last exit for all samples.",
         ),
