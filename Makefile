@@ -14,7 +14,7 @@ PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
 .PHONY: demo test test-slow test-all explore check format lock clean
 
 demo: $(VENV)/.core
-	$(BIN)/limbeck run digits
+	$(BIN)/limbeck run few_labels
 
 test: check
 	$(PYTEST) --doctest-modules -m "not slow"
