@@ -200,7 +200,7 @@ class LabelKind(ABC, Generic[KeysT]):
         """Return the labels that training may read, of the training rows, with notes.
 
         Raises:
-            InputError: The recipe asks for more labels than there are, or too few.
+            InputError: The number of labels in the recipe is too large or too small.
         """
         return labels, ()
 

@@ -148,7 +148,7 @@ class Classes(LabelKind[ClassKeys]):
     def limit(
         self, spec: DataSpec, labels: Labels, rows: NDArray[np.int64]
     ) -> tuple[Labels, tuple[str, ...]]:
-        """Hide the label of all training rows but some, drawn with the seed of the splits."""
+        """Return labels without those of all training rows but some, drawn with `split_seed`."""
         count = self.of(spec).labelled
         if count is None:
             return labels, ()
