@@ -38,7 +38,7 @@ def recipes() -> list[str]:
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("tasks", modules("tasks", but=("task", "checks", "scores"))),
+        ("tasks", modules("tasks", but=("task", "checks", "scores", "details"))),
         ("stages", modules("pipeline/stages")),
         ("recipes", recipes()),
         ("studies", modules("studies")),

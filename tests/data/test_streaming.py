@@ -238,6 +238,27 @@ def test_a_corrupt_image_is_named_by_its_row(folder: Path, tmp_path: Path) -> No
         list(_stream(data))
 
 
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [(7, r"row 17: got 7; allowed: .*0, 1"), (None, r"row 17: got None; allowed: a label in")],
+)
+def test_a_label_that_cannot_be_read_is_named_by_its_row(
+    folder: Path, tmp_path: Path, label: int | None, message: str
+) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    labels = [label if number == 17 else number % 2 for number in range(30)]
+    files = {}
+    for name, numbers in (("train", range(30)), ("validation", range(9)), ("test", range(9))):
+        cells = [{"bytes": _image(number)} for number in numbers]
+        rows = {"image": cells, "label": [labels[number] for number in numbers]}
+        files[name] = str(tmp_path / f"{name}.parquet")
+        datasets.Dataset.from_dict(rows, features).to_parquet(files[name])
+    data = _load(folder, files=files)
+    with pytest.raises(InputError, match=rf"'label' in the stream of train\), {message}") as found:
+        list(_stream(data))
+    assert len(found.value.problems) == 1
+
+
 def test_the_fingerprint_is_of_the_files(folder: Path) -> None:
     first = _load(folder).facts.fingerprint
     assert _load(folder).facts.fingerprint == first
@@ -254,7 +275,9 @@ def test_the_fingerprint_is_of_the_files(folder: Path) -> None:
         ({"augment": {"mixup": 0.2}}, r"augment.mixup: got 0.2; allowed: nothing"),
         ({"augment": {"views": 2}}, r"augment.views"),
         ({"unlabelled": True}, r"unlabelled"),
-        ({"split": {"group": "x"}}, r"split: got"),
+        ({"class_weights": "balanced"}, r"class_weights: got 'balanced'; allowed: nothing"),
+        ({"class_weights": {"a": 2.0}}, r"class_weights: got {'a': 2.0}; allowed: nothing"),
+        ({"split": {"group": "x"}}, r"split: got {'group': 'x'}; allowed: nothing"),
         ({"columns": {"weight": "w"}}, r"columns.weight"),
         ({"text": {}, "image": None}, r"text: got 'a section'; allowed: images"),
         ({"streaming": False}, r"shuffle_buffer is given"),

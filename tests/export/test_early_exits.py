@@ -263,6 +263,20 @@ def test_a_task_without_classes_is_refused():
         validate({**RECIPE, "stages": stages})
 
 
+def test_a_model_is_not_changed_after_its_thresholds_are_chosen():
+    *first, end = RECIPE["stages"]
+    changes = [
+        {"prune": {"method": "magnitude", "sparsity": 0.5}},
+        {"distill": {"epochs": 1, "objective": "label_only"}},
+    ]
+    message = r"stages\.prune: got 'prune'; allowed: a stage before `early_exit`(?s:.*)distill: got"
+    with pytest.raises(InputError, match=message) as found:
+        validate({**RECIPE, "stages": [*first, *changes, end]})
+    assert len(found.value.problems) == 2
+    validate({**RECIPE, "stages": [*first, *changes, {"early_exit": {}}, end]})
+    validate({**RECIPE, "stages": [*first, {"quantize": {"method": "float16"}}, end]})
+
+
 @pytest.mark.slow
 def test_a_run_ships_a_student_with_exits(tmp_path):
     result = limbeck.run(Recipe.model_validate(RECIPE), out=tmp_path / "run")

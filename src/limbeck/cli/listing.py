@@ -109,13 +109,13 @@ def _methods() -> dict[str, str]:
 
 
 def _modules(
-    package: str, attribute: Callable[[str], str], *, but: str | None = None
+    package: str, attribute: Callable[[str], str], *, but: tuple[str, ...] = ()
 ) -> dict[str, str]:
     """Return the modules of a package with the first docstring line of the object each defines."""
     found = {
         name: of_module(f"{package}.{name}", attribute(name)) for name in module_names(package)
     }
-    return {name: one.line for name, one in found.items() if one.docstring and name != but}
+    return {name: one.line for name, one in found.items() if one.docstring and name not in but}
 
 
 def _models() -> dict[str, str]:
@@ -141,11 +141,11 @@ def _recipes() -> dict[str, str]:
 _LISTS: dict[Kind, Callable[[], dict[str, str]]] = {
     Kind.losses: _losses,
     Kind.methods: _methods,
-    Kind.tasks: lambda: _modules("limbeck.tasks", camel_case, but="task"),
-    Kind.schemes: lambda: _modules("limbeck.schemes", camel_case, but="scheme"),
+    Kind.tasks: lambda: _modules("limbeck.tasks", camel_case, but=("task", "details")),
+    Kind.schemes: lambda: _modules("limbeck.schemes", camel_case, but=("scheme",)),
     Kind.stages: lambda: _modules("limbeck.pipeline.stages", camel_case),
     Kind.evaluations: lambda: _modules(
-        "limbeck.evaluate", lambda name: "evaluate", but="evaluation"
+        "limbeck.evaluate", lambda name: "evaluate", but=("evaluation",)
     ),
     Kind.models: _models,
     Kind.recipes: _recipes,

@@ -221,10 +221,11 @@ class _Base(Settings):
             if modality.section(spec) is not None and not modality.streams:
                 problems.append(Problem(modality.name, "a section", "images, with streaming"))
         given = {
-            "split": self.split,
+            "split": self.split and self.split.model_dump(exclude_none=True),
             "split_column": self.split_column,
             "columns.weight": self.columns.weight,
             "unlabelled": getattr(spec, "unlabelled", False),
+            "class_weights": getattr(spec, "class_weights", None),
             **{key: True for kind in _KINDS if not kind.is_default for key in kind.given(spec)},
         }
         augment = getattr(spec, "augment", None)

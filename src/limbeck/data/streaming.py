@@ -226,8 +226,11 @@ class TrainingStream:
 
         table = datasets.Dataset.from_list([rows[row] for row in chosen], features=stream.features)
         spec = self._spec.model_copy(update={"classes": self._classes})
-        labels = self._labels.read(spec, Loaded({"train": table})).rows["train"]
         numbers = first + chosen
+        try:
+            labels = self._labels.read(spec, Loaded({"train": table})).rows["train"]
+        except InputError as error:
+            raise InputError(*(self._placed(spec, table, numbers) or error.problems)) from error
         samples = self._modality.samples(spec, table, self._preprocess, numbers)
         index = torch.arange(len(chosen))
         batch = {**samples.batch(index), "labels": torch.from_numpy(labels)}
@@ -236,3 +239,18 @@ class TrainingStream:
             batch = self._augmentation(batch, places, seed=self._seed, view=self._epoch, spatial=())
         for number in range(len(chosen)):
             yield {name: value[number] for name, value in batch.items()}
+
+    def _placed(
+        self, spec: DataSpec, table: datasets.Dataset, numbers: np.ndarray
+    ) -> list[Problem]:
+        """Return the problem of each row whose label cannot be read, by its row in the stream."""
+        problems, column = [], spec.columns.label
+        for row, number in enumerate(numbers.tolist()):
+            one = table.select([row])
+            try:
+                self._labels.read(spec, Loaded({"train": one}))
+            except InputError as error:
+                where = f"data.columns.label ({column!r} in the stream of train), row {number}"
+                found = error.problems[0]
+                problems.append(Problem(where, one[0][column], found.allowed, found.fix))
+        return problems

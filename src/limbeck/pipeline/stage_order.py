@@ -46,6 +46,7 @@ def check_stage_order(recipe: Recipe, stages: list[tuple[str, Stage]]) -> list[P
         *_teacher_source(recipe, stages),
         *_precisions(stages),
         *_files_last(stages),
+        *_thresholds_last(stages),
         *_quantized_once(stages),
         *_budget(recipe),
     ]
@@ -121,6 +122,19 @@ def _files_last(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
             yield Problem(where, name, allowed, "Change their order.")
         if "float student" in stage.spent():
             spent = name
+
+
+def _thresholds_last(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
+    """Yield problems for changing a model after its exits' thresholds, which would not fit it."""
+    last = max((at for at, (name, _) in enumerate(stages) if name == "early_exit"), default=None)
+    if last is None:
+        return
+    for where, (name, stage) in list(zip(_paths(stages), stages, strict=True))[last + 1 :]:
+        if "float student" in stage.made():
+            allowed = "a stage before `early_exit`, whose thresholds and shares are of one model"
+            yield Problem(
+                where, name, allowed, "Change their order, or choose them again after it."
+            )
 
 
 def _quantized_once(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
