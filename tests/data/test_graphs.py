@@ -444,3 +444,17 @@ def test_raw_nodes_are_read_in_every_form() -> None:
 def test_invalid_nodes_are_refused(value: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         PREPARE.read(value, where="input")
+
+
+@pytest.mark.parametrize("value", [{"words": [1, 2], "year": 7}, [1.0, 2, 7], {"edges": None}])
+def test_a_student_that_reads_edges_refuses_a_node_without_them(value: object) -> None:
+    with pytest.raises(InputError, match=r"input: got 'a node without edges'.*`edges: \[\]`"):
+        PREPARE.require(value, ["features", "edges", "degrees", "nodes"], where="input")
+    PREPARE.require(value, ["features"], where="input")
+
+
+def test_a_student_that_reads_edges_takes_a_node_that_has_none() -> None:
+    alone = {"words": [[1, 2]], "year": [7], "edges": []}
+    for value in (alone, WHOLE, PREPARE.graph(WHOLE).nodes()[0]):
+        PREPARE.require(value, ["features", "edges"], where="input")
+    assert PREPARE([PREPARE.read(alone, where="input")])["edges"].size == 0

@@ -17,12 +17,15 @@ from limbeck.evaluate.evaluation import (
     WORKLOADS,
     Evaluation,
     check,
+    check_fit,
     estimate,
     evaluate,
     evaluate_one,
+    fits,
 )
 from limbeck.export.predictor import predict
 from limbeck.report.sections import SECTIONS
+from limbeck.tasks import TASKS, is_classifier, shares_inputs
 
 BRIEF = {
     "attribution": {"samples": 4, "steps": 4},
@@ -138,3 +141,26 @@ def test_seconds_are_measured_and_grow_with_the_work():
     ]
     assert seconds[2] == pytest.approx(2 * seconds[0], abs=2)
     assert seconds[3] == pytest.approx(seconds[0] + seconds[1] + 1000, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("task", "fit"),
+    [
+        ("image_classification", EVALUATIONS.names()),
+        ("node_classification", ["calibration", "cost", "fairness", "fidelity"]),
+        ("token_classification", ["cost"]),
+        ("series_forecasting", ["cost"]),
+    ],
+)
+def test_evaluations_that_do_not_fit_a_task_are_refused(task, fit):
+    kinds = {
+        "classifier": is_classifier(TASKS.load(task)),
+        "shared": shares_inputs(TASKS.load(task)),
+    }
+    assert [name for name in EVALUATIONS.names() if fits(name, **kinds)] == fit
+    check_fit(fit, **kinds, where="evaluations")
+    for name in set(EVALUATIONS.names()) - set(fit):
+        with pytest.raises(
+            InputError, match=rf"evaluations: got '{name}'; allowed: {', '.join(fit)}: "
+        ):
+            check_fit([name], **kinds, where="evaluations")

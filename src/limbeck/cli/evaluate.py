@@ -40,7 +40,7 @@ def evaluate(
     from pydantic import ValidationError
 
     from limbeck.errors import InputError
-    from limbeck.evaluate.evaluation import EVALUATIONS, check_fit, for_any_task
+    from limbeck.evaluate.evaluation import EVALUATIONS, check_fit, fits
     from limbeck.pipeline.evaluation import reevaluate
     from limbeck.pipeline.load_recipe import parse_override, put_all
     from limbeck.pipeline.run_folder import MARK, recipe_of
@@ -48,7 +48,7 @@ def evaluate(
     from limbeck.pipeline.validate import of_validation
     from limbeck.report.load import load_run
     from limbeck.report.verdict import comparison_lines
-    from limbeck.tasks import TASKS, is_classifier
+    from limbeck.tasks import TASKS, is_classifier, shares_inputs
 
     names = evaluations.split(",") if evaluations else EVALUATIONS.names()
     selected: dict[str, Any] = {name: {} for name in names}
@@ -58,11 +58,16 @@ def evaluate(
     except ValidationError as error:
         raise InputError(*of_validation(error, Evaluate)) from error
     require_trust(recipe_of(run), run / MARK, trusted=trust_code)
-    classifier = is_classifier(TASKS.load(load_run(run).task))
+    task = TASKS.load(load_run(run).task)
+    classifier, shared = is_classifier(task), shares_inputs(task)
     if evaluations is not None:
-        check_fit(names, classifier=classifier, where="--evaluations")
-    elif not classifier:
-        kept = {name: found for name, found in selected.items() if for_any_task(name)}
+        check_fit(names, classifier=classifier, shared=shared, where="--evaluations")
+    else:
+        kept = {
+            name: settings_of_one
+            for name, settings_of_one in selected.items()
+            if fits(name, classifier=classifier, shared=shared)
+        }
         stage = stage.model_copy(update={"evaluations": kept})
     with watch(quiet=quiet) as progress:
         result = reevaluate(run, stage, watch=progress)

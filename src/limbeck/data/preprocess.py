@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, TypeAlias, Union, cast
@@ -255,6 +255,19 @@ class Preprocess(ABC):
             InputError: An image cannot be decoded.
         """
         return value, None
+
+    def require(self, value: object, inputs: Collection[str], *, where: str) -> None:
+        """Check that a raw value states what a model with these inputs reads.
+
+        Args:
+            value: A raw value, as for `read`.
+            inputs: The names of the model's inputs.
+            where: The name of the value in messages.
+
+        Raises:
+            InputError: A part is missing that the model reads.
+        """
+        return  # nothing is required by default
 
     def save(self, folder: Path) -> list[Path]:
         """Write preprocess.json; return the paths written."""

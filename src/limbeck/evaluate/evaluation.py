@@ -162,24 +162,37 @@ def check_values(evaluations: EvaluationSettings, classes: tuple[str, ...]) -> N
         raise InputError(*problems)
 
 
-def for_any_task(name: str) -> bool:
-    """Return whether an evaluation needs no classes: its module then sets `ANY_TASK = True`.
+def fits(name: str, *, classifier: bool, shared: bool) -> bool:
+    """Return whether an evaluation fits a task.
 
-    The others compare the predicted classes of samples.
+    Args:
+        name: The name of the evaluation. Its module sets `ANY_TASK = True` if it needs no classes,
+            and `DRAWS_SAMPLES = True` if it selects single samples or changes their inputs.
+        classifier: Whether the task predicts one class per sample.
+        shared: Whether samples share inputs, such as the edges of a graph.
     """
-    return getattr(sys.modules[EVALUATIONS.load(name).__module__], "ANY_TASK", False)
+    module = sys.modules[EVALUATIONS.load(name).__module__]
+    of_classes = not getattr(module, "ANY_TASK", False)
+    draws = getattr(module, "DRAWS_SAMPLES", False)
+    return not (of_classes and not classifier) and not (draws and shared)
 
 
-def check_fit(evaluations: Iterable[str], *, classifier: bool, where: str) -> None:
-    """Check that evaluations fit a task: only some need no class per sample.
+def check_fit(evaluations: Iterable[str], *, classifier: bool, shared: bool, where: str) -> None:
+    """Check that evaluations fit a task, see `fits`.
 
     Raises:
-        InputError: Some compare predicted classes, of which there are none.
+        InputError: Some compare predicted classes, of which there are none, or draw samples, which
+            share inputs.
     """
-    unfit = [] if classifier else sorted(name for name in evaluations if not for_any_task(name))
+
+    def fit(name: str) -> bool:
+        return fits(name, classifier=classifier, shared=shared)
+
+    unfit = sorted(name for name in evaluations if not fit(name))
     if unfit:
-        any_task = filter(for_any_task, EVALUATIONS.names())
-        allowed = f"{', '.join(any_task)}: the others compare the predicted classes of samples"
+        drawn = "draw samples, which share inputs"
+        reason = drawn if classifier else "compare the predicted classes of samples"
+        allowed = f"{', '.join(filter(fit, EVALUATIONS.names()))}: the others {reason}"
         raise InputError(Problem(where, ", ".join(unfit), allowed))
 
 

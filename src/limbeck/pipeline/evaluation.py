@@ -41,7 +41,6 @@ from limbeck.pipeline.progress import ProgressReporter
 from limbeck.pipeline.publish import write_report
 from limbeck.pipeline.stages.evaluate import Evaluate
 from limbeck.report.load import load_run
-from limbeck.tasks import is_classifier
 
 if TYPE_CHECKING:
     from limbeck.data.split import Split
@@ -78,7 +77,7 @@ def evaluation(
     inputs = build_context(candidate, context, limit=stage.max_samples)
     done: list[EvaluationResult] = []
     failed: list[Failed] = []
-    selected = stage.selected(classifier=is_classifier(context.task))
+    selected = stage.selected(context.task)
     names = list(selected)
     for number, (name, settings) in enumerate(selected.items(), start=1):
         path = context.run / FOLDER / f"{name}.json"

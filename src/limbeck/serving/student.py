@@ -123,6 +123,7 @@ class Student:
             for number, (where, value) in enumerate(chunk):
                 try:
                     opened, size = self.preprocess.opened(value, where=where)
+                    self.preprocess.require(opened, self._predictor.inputs, where=where)
                     valid.append(self.preprocess.read(opened, where=where))
                     sizes.append(size)
                 except InputError as error:

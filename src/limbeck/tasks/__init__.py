@@ -19,6 +19,7 @@ from limbeck.tasks.task import (
     labels_of,
     mean_loss,
     primary_output,
+    shares_inputs,
     total_weights,
 )
 
@@ -47,5 +48,6 @@ __all__ = [
     "labels_of",
     "mean_loss",
     "primary_output",
+    "shares_inputs",
     "total_weights",
 ]

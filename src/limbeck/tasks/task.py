@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from limbeck.core.samples import sample_axis
 from limbeck.errors import InputError, Problem
 from limbeck.tasks.scores import Score
 
@@ -235,6 +236,14 @@ def is_classifier(task: Task) -> bool:
     Calibration, confusion matrix and agreement of classes are defined for these tasks only.
     """
     return task.element == SAMPLE and next(iter(task.kinds.values())) == "categorical"
+
+
+def shares_inputs(task: Task) -> bool:
+    """Return whether samples share inputs, which have no axis `batch`: the edges of a graph.
+
+    Such samples can be neither drawn one by one nor changed one by one.
+    """
+    return any(sample_axis(name, task.inputs) is None for name in task.inputs)
 
 
 def element_rows(values: NDArray[Any], kind: Kind) -> NDArray[Any]:

@@ -24,6 +24,8 @@ from limbeck.evaluate.context import EvaluationContext, Workload, model_inputs
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
+DRAWS_SAMPLES = True
+
 
 class Attribution(Result):
     """The attribution results.

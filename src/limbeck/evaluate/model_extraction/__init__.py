@@ -25,6 +25,7 @@ from limbeck.evaluate.model_extraction.runs import (
     extraction_costs,
 )
 
+DRAWS_SAMPLES = True
 FEWEST = 10
 """Smallest number of benign queries to fit a detector on."""
 

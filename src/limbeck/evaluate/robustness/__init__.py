@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from limbeck.evaluate.robustness.images import AttackTarget, Images
 
 
+DRAWS_SAMPLES = True
 PARTS = ("attacks", "corruption", "certified", "distances")
 """All parts of the evaluation."""
 

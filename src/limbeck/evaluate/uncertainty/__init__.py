@@ -26,6 +26,7 @@ from limbeck.evaluate.uncertainty.selective_prediction import (
 )
 from limbeck.export.predictor import predict
 
+DRAWS_SAMPLES = True
 COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Target coverages of the deferral table."""
 

@@ -12,16 +12,17 @@ from limbeck.evaluate.evaluation import (
     check,
     check_fit,
     check_values,
-    for_any_task,
+    fits,
 )
 from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.stage import Stage
 from limbeck.pipeline.validate import located
-from limbeck.tasks import is_classifier
+from limbeck.tasks import is_classifier, shares_inputs
 
 if TYPE_CHECKING:
     from limbeck.pipeline.context import Context
     from limbeck.pipeline.dry_run import DryRun
+    from limbeck.tasks import Task
 
 
 Evaluations: TypeAlias = list[str] | dict[str, dict[str, Any]]
@@ -56,22 +57,26 @@ class Evaluate(Stage):
         check(_with_settings(evaluations or []))
         return evaluations
 
-    def selected(self, *, classifier: bool) -> EvaluationSettings:
+    def selected(self, task: Task) -> EvaluationSettings:
         """Return the evaluations with their settings; by default all that fit the task."""
-        known = [name for name in EVALUATIONS.names() if classifier or for_any_task(name)]
-        return _with_settings(known if self.evaluations is None else self.evaluations)
+        if self.evaluations is not None:
+            return _with_settings(self.evaluations)
+        classifier, shared = is_classifier(task), shares_inputs(task)
+        names = EVALUATIONS.names()
+        return {name: {} for name in names if fits(name, classifier=classifier, shared=shared)}
 
     def dry_run(self, trial: DryRun, *, where: str) -> None:
         """Check the settings against the classes of the data."""
-        classifier = is_classifier(trial.context.task)
-        selected = self.selected(classifier=classifier)
-        check_fit(selected, classifier=classifier, where=f"{where}.evaluations")
+        task = trial.context.task
+        selected = self.selected(task)
+        classifier, shared = is_classifier(task), shares_inputs(task)
+        check_fit(selected, classifier=classifier, shared=shared, where=f"{where}.evaluations")
         with located(f"{where}.evaluations"):
             check_values(selected, tuple(trial.context.data.classes))
 
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Record the evaluations to run."""
-        selected = self.selected(classifier=is_classifier(context.task))
+        selected = self.selected(context.task)
         record = self.record(context, what=f"evaluations: {', '.join(selected)}")
         return candidate.append(context.folder, record)
 

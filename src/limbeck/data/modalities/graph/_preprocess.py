@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -189,6 +189,15 @@ class GraphPreprocess(Preprocess):
         if not 0 <= number < len(graph):
             raise InputError(Problem(f"{where}, node", number, f"0 to {len(graph) - 1}"))
         return Node(graph, int(number))
+
+    def require(self, value: object, inputs: Collection[str], *, where: str) -> None:
+        """Check that a node comes with its edges, if the model reads edges."""
+        if "edges" not in inputs or isinstance(value, Node):
+            return
+        if not (isinstance(value, Mapping) and value.get("edges") is not None):
+            allowed = "a mapping of a graph with edges, since the student reads edges"
+            fix = "A node without neighbours has `edges: []`, and a list of one per column."
+            raise InputError(Problem(where, "a node without edges", allowed, fix))
 
     def named(self, argument: str, *, row_files: Sequence[str]) -> list[Named]:
         """Return the node of a JSON object."""
