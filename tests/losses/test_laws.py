@@ -67,7 +67,6 @@ def test_all_losses_are_exported():
     assert sorted(set(losses.__all__)) == losses.__all__
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("name", "place"), EACH)
 def test_every_law_holds(name, place, seed):
