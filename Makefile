@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-slow test-all explore check format lock clean
+.PHONY: demo test test-slow test-long test-all explore check format lock clean
 
 demo: $(VENV)/.core
 	$(BIN)/limbeck run few_labels
@@ -21,9 +21,13 @@ test: check
 
 # What starts a process or a browser, trains a recipe, or takes more than a few seconds.
 test-slow: $(VENV)/.dev
-	$(PYTEST) -m slow tests
+	$(PYTEST) -m "slow and not long" tests
 
-test-all: test test-slow
+# Whole recipes and tutorials of more than 20 seconds each.
+test-long: $(VENV)/.dev
+	$(PYTEST) -m long tests/docs tests/e2e/test_recipes.py
+
+test-all: test test-slow test-long
 
 # The tests of drawn inputs again, with new draws, and every law with more seeds.
 explore: $(VENV)/.dev

@@ -29,6 +29,7 @@ EXTRAS = {
     "lightning.md": ("lightning", "lightning"),
     "transformers.md": ("text", "transformers"),
 }
+LONG = {"auditor.md", "engineer.md", "language-model.md"}
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "tutorials").glob("*.md"))
 RUN = re.compile(r"(?P<variables>(?:\w+=\S+ +)*)limbeck +(?P<arguments>run [^;|&<>$`]*)")
 SAME = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -130,13 +131,14 @@ def alone(tmp_path, monkeypatch):
 
 
 def needed(page: Path) -> list[pytest.MarkDecorator]:
-    """Skip a page whose libraries are not installed, with the reason."""
+    """Return marks: a page that takes long, or whose libraries are not installed."""
+    marks = [pytest.mark.long] if page.name in LONG else []
     if page.name not in EXTRAS:
-        return []
+        return marks
     extra, library = EXTRAS[page.name]
     missing = importlib.util.find_spec(library) is None
     reason = f"{library} is not installed: {page.name} needs the extra `{extra}`"
-    return [pytest.mark.skipif(missing, reason=reason)]
+    return [*marks, pytest.mark.skipif(missing, reason=reason)]
 
 
 @pytest.mark.slow

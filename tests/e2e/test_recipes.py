@@ -21,10 +21,10 @@ def is_there(name: str) -> bool:
     return all((folder / path).exists() for path in files.values() if isinstance(path, str))
 
 
-def with_reason(name: str):
+def with_reason(name: str, *marks: pytest.MarkDecorator):
     missing = not is_there(name)
     reason = f"the data of {name} is not in LIMBECK_DATA ({data_folder()})"
-    return pytest.param(name, marks=pytest.mark.skipif(missing, reason=reason))
+    return pytest.param(name, marks=(pytest.mark.skipif(missing, reason=reason), *marks))
 
 
 DIGITS = "vision/digits"
@@ -32,12 +32,11 @@ DIGITS = "vision/digits"
 # another; the figures are the business of whole runs.
 FEW = "data.max_samples={train: 160, validation: 64, test: 64}"
 # Those that hold every kind of stage, task and data run; of the others every stage is tried.
-WHOLE = (
-    *("detection/bccd", "graph/cora", "series/ett", "tabular/adult"),
-    *("text/full_chain", "vision/camvid", "vision/full_chain"),
-)
-RUN = [with_reason(name) for name in WHOLE]
-TRIED = [with_reason(name) for name in sorted(shipped_recipes()) if name not in (DIGITS, *WHOLE)]
+SHORT = ("graph/cora", "series/ett", "tabular/adult", "vision/few_labels")
+LONG = ("detection/bccd", "text/full_chain", "vision/camvid", "vision/full_chain")
+RUN = [with_reason(name) for name in SHORT]
+RUN += [with_reason(name, pytest.mark.long) for name in LONG]
+TRIED = [with_reason(name) for name in sorted(shipped_recipes()) if name not in (DIGITS, *SHORT)]
 
 
 def check(folder: Path) -> None:
