@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 
@@ -121,3 +122,12 @@ def test_teacher_and_baseline_read_labelled_rows_and_the_student_all(
         "02-distill": 1_294,
     }
     assert len(set(steps.values())) == 1
+
+
+def test_a_missing_label_of_training_names_the_setting(tmp_path: Path) -> None:
+    rows = {"x": [1.0, 2.0, 3.0, 4.0] * 5, "label": ["a", None, "a", "b"] * 5}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")
+    files = {"train": str(tmp_path / "a.parquet")}
+    spec = DataSpec(source="parquet", files=files, table={"numeric": ["x"]})
+    with pytest.raises(InputError, match=r"no label in 5 of 20 rows.*data\.unlabelled: true"):
+        load(spec, workdir=tmp_path)

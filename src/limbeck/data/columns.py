@@ -172,8 +172,16 @@ def name_of(value: object) -> str:
     return str(value)
 
 
-def read_numbers(dataset: datasets.Dataset, column: str, *, where: str) -> NDArray[np.float64]:
+def read_numbers(
+    dataset: datasets.Dataset, column: str, *, where: str, fix: str = ""
+) -> NDArray[np.float64]:
     """Read a numeric column, float64 `[rows]`; a missing value is NaN.
+
+    Args:
+        dataset: The rows.
+        column: The column.
+        where: The place in the recipe, for messages.
+        fix: What a message on texts adds.
 
     Raises:
         InputError: Cells hold no finite number; the message has their number and the first.
@@ -187,13 +195,13 @@ def read_numbers(dataset: datasets.Dataset, column: str, *, where: str) -> NDArr
         encoded = cells.combine_chunks().dictionary_encode()
         texts = [*encoded.dictionary.to_pylist(), None]
         if not all(map(_is_number, texts)):
-            raise InputError(_no_number(cells.to_pylist(), where))
+            raise InputError(_no_number(cells.to_pylist(), where, fix))
         codes = encoded.indices.fill_null(len(texts) - 1).to_numpy(zero_copy_only=False)
         values = np.array([number(text) for text in texts])[codes]
     else:
         checks = (kind.is_integer, kind.is_floating, kind.is_boolean, kind.is_null, kind.is_decimal)
         if not any(check(cells.type) for check in checks):
-            raise InputError(_no_number(cells.to_pylist(), where))
+            raise InputError(_no_number(cells.to_pylist(), where, fix))
         if kind.is_boolean(cells.type):
             cells = cells.cast("int8")
         values = np.asarray(cells.cast("float64", safe=False).to_numpy(), dtype=np.float64)
@@ -227,10 +235,9 @@ def _is_text(kind: Any) -> bool:
     return str(kind) in {"string", "large_string"}
 
 
-def _no_number(cells: list[object], where: str) -> Problem:
+def _no_number(cells: list[object], where: str, fix: str) -> Problem:
     rows = [row for row, cell in enumerate(cells) if not _is_number(cell)]
     shown = f"{cells[rows[0]]!r} in row {rows[0]} ({len(rows)} such rows)" if rows else "texts"
-    fix = "Move a column of names to data.table.categorical."
     return Problem(where, shown, "a number, or nothing, in every row", fix)
 
 

@@ -24,6 +24,7 @@ PLACEHOLDER = re.compile(r"(?:LABEL_)?(0|[1-9][0-9]{0,17})")
 """Names without information: a class's number, or the name that transformers writes for it."""
 FALSE, TRUE = ("false", "no", "f", "n", "0"), ("true", "yes", "t", "y", "1")
 SHOWN = 20
+TEACHER_ALONE = "With data.unlabelled: true such rows train under the teacher alone."
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,12 @@ def class_rows(
     columns: dict[str, _Column] = {}
     for split, dataset in splits.items():
         with gathering(problems):
-            columns[split] = _read(dataset, column, f"{key} ({column!r} in {split})")
+            columns[split] = _read(
+                dataset,
+                column,
+                f"{key} ({column!r} in {split})",
+                fix=TEACHER_ALONE if split == "train" else "",
+            )
     if problems:
         raise InputError(*problems)
     names = classes or _declared(columns)
@@ -114,7 +120,7 @@ def class_rows(
     return rows, names, tuple(notes)
 
 
-def _read(dataset: datasets.Dataset, column: str, where: str) -> _Column:
+def _read(dataset: datasets.Dataset, column: str, where: str, *, fix: str = "") -> _Column:
     """Read a split's labels, of any stored type."""
     import pyarrow  # type: ignore[import-untyped]
 
@@ -125,7 +131,7 @@ def _read(dataset: datasets.Dataset, column: str, where: str) -> _Column:
     if cells.null_count:
         missing = np.flatnonzero(cells.is_null().to_numpy(zero_copy_only=False))
         given = f"no label in {len(missing)} of {len(cells)} rows, the first is row {missing[0]}"
-        raise InputError(Problem(where, given, "a label in every row"))
+        raise InputError(Problem(where, given, "a label in every row", fix))
     if types.is_dictionary(cells.type):
         cells = cells.dictionary_decode()
     if types.is_boolean(cells.type):

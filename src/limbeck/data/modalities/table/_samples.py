@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 EXACT = 2**53
 """Larger whole numbers are rounded by double precision."""
 
+NAMES = "Move a column of names to data.table.categorical."
 MOST_VALUES = 1000
 """A column with more values is a name or a number of each row, or a text."""
 
@@ -133,7 +134,9 @@ def _read(settings: TableSpec, loaded: Loaded) -> dict[str, _Cells]:
             where = f"data.table.{kind} ({column!r} in {source})"
             with gathering(problems):
                 if kind == "numeric":
-                    read[source].numbers[column] = read_numbers(dataset, column, where=where)
+                    read[source].numbers[column] = read_numbers(
+                        dataset, column, where=where, fix=NAMES
+                    )
                 else:
                     read[source].names[column] = read_names(dataset, column, where=where)
     if problems:
