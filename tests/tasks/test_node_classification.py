@@ -227,11 +227,16 @@ def test_a_served_student_predicts_rows_and_graphs(kind: str, tmp_path: Path) ->
     inside = student.predict([{**given, "node": node} for node in chosen])
     assert [one.label for one in inside] == [CLASSES[top] for top in expected.argmax(1)]
     assert student.predict({**given, "node": 39}).label == CLASSES[expected[1].argmax()]
-    # A row is a node without neighbours, as node 39 is.
+    # Node 39 has no neighbours: a student of graphs needs to be given that, a perceptron does not.
+    row = {"words": graph.features[39].tolist()}
+    lone = student.predict({"words": [row["words"]], "edges": [], "node": 0})
+    assert lone.label == CLASSES[expected[1].argmax()]
+    if kind == "gcn":
+        for value in (graph.features[39], row):
+            with pytest.raises(InputError, match=r"got 'a node without edges'.*`edges: \[\]`"):
+                student.predict(value)
+        return
     alone = student.predict_proba(graph.features[[39]])
     np.testing.assert_allclose(alone, expected[1:2], atol=1e-5)
-    assert student.predict(graph.features[39]).label == CLASSES[expected[1].argmax()]
-    assert student.predict({"words": graph.features[39].tolist()}) == student.predict(
-        graph.features[39]
-    )
+    assert student.predict(row) == student.predict(graph.features[39])
     assert TASKS.load("node_classification") is NodeClassification

@@ -151,9 +151,9 @@ def test_preprocessing_keeps_the_scale_of_the_targets(data, tmp_path):
     assert written["name"] == "target"
 
 
-def test_only_evaluations_of_any_task_run_without_classes():
-    assert list(Evaluate().selected(classifier=False)) == ["cost"]
-    assert len(Evaluate().selected(classifier=True)) > 1
+def test_only_evaluations_of_any_task_run_without_classes(data):
+    assert list(Evaluate().selected(TASKS.load("tabular_regression").of(data))) == ["cost"]
+    assert len(Evaluate().selected(TASKS.load("tabular_classification")(("a", "b")))) > 1
 
 
 def test_every_loss_of_classes_is_a_loss():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, TypeAlias, Union, cast
@@ -256,12 +256,12 @@ class Preprocess(ABC):
         """
         return value, None
 
-    def require(self, value: object, inputs: Collection[str], *, where: str) -> None:
-        """Check that a raw value states what a model with these inputs reads.
+    def require(self, value: object, reads: Callable[[str], bool], *, where: str) -> None:
+        """Check that a raw value states what a model reads.
 
         Args:
             value: A raw value, as for `read`.
-            inputs: The names of the model's inputs.
+            reads: Whether the model reads an input of this name.
             where: The name of the value in messages.
 
         Raises:

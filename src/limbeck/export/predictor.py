@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -106,6 +107,14 @@ class OnnxPredictor:
     def inputs(self) -> tuple[str, ...]:
         """Return the names of the graph's inputs, in order."""
         return tuple(self._inputs)
+
+    @cached_property
+    def inputs_read(self) -> frozenset[str]:
+        """Return the names of the inputs that the graph reads: a file may have further ones."""
+        from limbeck.export.reading import read_model
+        from limbeck.export.slim import names_read
+
+        return frozenset(self._inputs) & names_read(read_model(self._path).graph)
 
     def predict(self, batch: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """Predict a batch, `[n, ...]` per output, in the types declared by the graph.

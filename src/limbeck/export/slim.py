@@ -42,7 +42,7 @@ def localize(graph: GraphProto) -> None:
     inner = [one for node in graph.node for one in subgraphs(node)]
     own = {name for node in graph.node for name in node.input}
     own |= {value.name for value in (*graph.input, *graph.output)}
-    names = [_read(one) for one in inner]
+    names = [names_read(one) for one in inner]
     for weight in list(graph.initializer):
         readers = [one for one, found in zip(inner, names, strict=True) if weight.name in found]
         if weight.name not in own and len(readers) == 1:
@@ -52,11 +52,11 @@ def localize(graph: GraphProto) -> None:
         localize(one)
 
 
-def _read(graph: GraphProto) -> set[str]:
+def names_read(graph: GraphProto) -> set[str]:
     """Return the names that a graph and those inside it read."""
     found = {name for node in graph.node for name in node.input}
     found |= {value.name for value in graph.output}
-    return found.union(*(_read(one) for node in graph.node for one in subgraphs(node)))
+    return found.union(*(names_read(one) for node in graph.node for one in subgraphs(node)))
 
 
 def strip(model: ModelProto) -> None:

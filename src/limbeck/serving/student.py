@@ -51,6 +51,9 @@ class Student:
         where = str(folder / MODEL)
         self._form = form_of(self._predictor.output_axes, self.preprocess, where=where)
 
+    def _reads(self, name: str) -> bool:
+        return name in self._predictor.inputs_read
+
     @property
     def columns(self) -> tuple[str, ...]:
         """Return the names of a prediction's columns in a table, those of `Result.row`."""
@@ -123,7 +126,7 @@ class Student:
             for number, (where, value) in enumerate(chunk):
                 try:
                     opened, size = self.preprocess.opened(value, where=where)
-                    self.preprocess.require(opened, self._predictor.inputs, where=where)
+                    self.preprocess.require(opened, self._reads, where=where)
                     valid.append(self.preprocess.read(opened, where=where))
                     sizes.append(size)
                 except InputError as error:

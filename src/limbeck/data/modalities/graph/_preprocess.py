@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -190,9 +190,9 @@ class GraphPreprocess(Preprocess):
             raise InputError(Problem(f"{where}, node", number, f"0 to {len(graph) - 1}"))
         return Node(graph, int(number))
 
-    def require(self, value: object, inputs: Collection[str], *, where: str) -> None:
+    def require(self, value: object, reads: Callable[[str], bool], *, where: str) -> None:
         """Check that a node comes with its edges, if the model reads edges."""
-        if "edges" not in inputs or isinstance(value, Node):
+        if isinstance(value, Node) or not reads("edges"):
             return
         if not (isinstance(value, Mapping) and value.get("edges") is not None):
             allowed = "a mapping of a graph with edges, since the student reads edges"
