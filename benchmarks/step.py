@@ -28,6 +28,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from limbeck.data.load import load
+from limbeck.data.rows import DenseLabels
 from limbeck.data.spec import DataSpec
 from limbeck.data.split import Split
 from limbeck.models.nets.cifar_resnet import resnet20, resnet56
@@ -91,7 +92,7 @@ class Held:
 def noise(count: int, *shape: int) -> Split:
     """Make a split of random pictures and labels."""
     labels = torch.randint(10, (count,), generator=torch.Generator().manual_seed(1))
-    return Split(Held(count, *shape), labels)
+    return Split(Held(count, *shape), DenseLabels(labels, classes=10))
 
 
 def digits() -> Split:
