@@ -275,6 +275,7 @@ def test_the_fingerprint_is_of_the_files(folder: Path) -> None:
         ({"augment": {"mixup": 0.2}}, r"augment.mixup: got 0.2; allowed: nothing"),
         ({"augment": {"views": 2}}, r"augment.views"),
         ({"unlabelled": True}, r"unlabelled"),
+        ({"labelled": 10}, r"labelled: got 10; allowed: nothing"),
         ({"class_weights": "balanced"}, r"class_weights: got 'balanced'; allowed: nothing"),
         ({"class_weights": {"a": 2.0}}, r"class_weights: got {'a': 2.0}; allowed: nothing"),
         ({"split": {"group": "x"}}, r"split: got {'group': 'x'}; allowed: nothing"),

@@ -16,7 +16,7 @@ from limbeck.data.columns import MISSING, read_names, read_numbers
 from limbeck.data.files import data_folder, stated_licence
 from limbeck.data.label import UNLABELLED, kind_of
 from limbeck.data.loaded import Loaded, check_columns, check_rows, split_by_column
-from limbeck.data.modality import modality_of
+from limbeck.data.modality import StreamedModality, modality_of
 from limbeck.data.overlap import check_overlap
 from limbeck.data.preprocess import Preprocess, Target
 from limbeck.data.spec import SOURCES, STREAMS, DataSpec
@@ -130,7 +130,7 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     if spec.split_column is not None:
         loaded = split_by_column(loaded, spec.split_column)
     modality = modality_of(spec, loaded.splits["train"].column_names)
-    if spec.streaming and not modality.streams:
+    if streams is not None and not isinstance(modality, StreamedModality):
         allowed = f"false, for a {modality.name}: images can be streamed"
         raise InputError(Problem("data.streaming", True, allowed))
     kind = None if modality.owns_labels else kind_of(spec)
@@ -198,7 +198,7 @@ def load(spec: DataSpec, *, workdir: Path) -> Data:
     )
     preprocess = ready.preprocess.with_outputs(labels.classes, targets)
     stream = None
-    if streams is not None and kind is not None:
+    if streams is not None and kind is not None and isinstance(modality, StreamedModality):
         stream = TrainingStream(
             spec,
             streams,

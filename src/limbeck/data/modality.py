@@ -76,7 +76,6 @@ class Modality(ABC, Generic[KeysT]):
             which it stays as before they were added.
         owns_labels: Whether `labels` returns labels of its own: a kind of label in the recipe is
             then refused.
-        streams: Whether rows can be prepared one by one (`samples`), as a stream needs it.
         hint: What a message on a missing column adds.
     """
 
@@ -87,7 +86,6 @@ class Modality(ABC, Generic[KeysT]):
     training_only: ClassVar[frozenset[str]] = frozenset()
     later: ClassVar[frozenset[str]] = frozenset()
     owns_labels: ClassVar[bool] = False
-    streams: ClassVar[bool] = False
     hint: ClassVar[str] = "The columns of a table are named in data.table."
 
     def of(self, spec: DataSpec) -> KeysT:
@@ -155,6 +153,15 @@ class Modality(ABC, Generic[KeysT]):
             InputError: Samples are invalid; the message lists every problem.
         """
 
+    def files(self, spec: DataSpec, loaded: Loaded) -> dict[str, str]:
+        """Return hashes of the files that rows reference, by their names in the rows."""
+        return {}
+
+
+class StreamedModality(Modality[KeysT]):
+    """A modality whose rows can be prepared some at a time, as a stream needs it."""
+
+    @abstractmethod
     def samples(
         self,
         spec: DataSpec,
@@ -162,7 +169,7 @@ class Modality(ABC, Generic[KeysT]):
         preprocess: Preprocess,
         numbers: NDArray[np.int64],
     ) -> Samples:
-        """Return rows of a stream as samples, for modalities that can be streamed.
+        """Return rows of a stream as samples.
 
         Args:
             spec: The whole data section.
@@ -173,11 +180,6 @@ class Modality(ABC, Generic[KeysT]):
         Raises:
             InputError: A row is invalid.
         """
-        raise NotImplementedError
-
-    def files(self, spec: DataSpec, loaded: Loaded) -> dict[str, str]:
-        """Return hashes of the files that rows reference, by their names in the rows."""
-        return {}
 
 
 def loadable(registry: Registry) -> list[Any]:

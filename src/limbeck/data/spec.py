@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, create_model, model_validator
 
 from limbeck.core.registry import Registry
 from limbeck.data.label import LABELS, LabelKind
-from limbeck.data.modality import Modality, loadable, modalities
+from limbeck.data.modality import Modality, StreamedModality, loadable, modalities
 from limbeck.data.settings import Fraction, Rows, Section, Seed, Settings, SplitName, duplicates
 from limbeck.errors import Problem, RefusedError, did_you_mean
 
@@ -218,13 +218,14 @@ class _Base(Settings):
         if self.source not in STREAMED:
             problems.append(Problem("streaming", True, f"with source: {', '.join(STREAMED)}"))
         for modality in _MODALITIES:
-            if modality.section(spec) is not None and not modality.streams:
+            if modality.section(spec) is not None and not isinstance(modality, StreamedModality):
                 problems.append(Problem(modality.name, "a section", "images, with streaming"))
         given = {
             "split": self.split and self.split.model_dump(exclude_none=True),
             "split_column": self.split_column,
             "columns.weight": self.columns.weight,
             "unlabelled": getattr(spec, "unlabelled", False),
+            "labelled": getattr(spec, "labelled", None),
             "class_weights": getattr(spec, "class_weights", None),
             **{key: True for kind in _KINDS if not kind.is_default for key in kind.given(spec)},
         }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from limbeck.data.label import LabelKind
-    from limbeck.data.modality import Modality
+    from limbeck.data.modality import StreamedModality
     from limbeck.data.preprocess import Preprocess
     from limbeck.data.rows import Augmentation
     from limbeck.data.settings import Settings
@@ -165,7 +165,7 @@ class TrainingStream:
         self,
         spec: DataSpec,
         streams: Streams,
-        modality: Modality[Settings],
+        modality: StreamedModality[Settings],
         kind: LabelKind[Settings],
         *,
         classes: tuple[str, ...],

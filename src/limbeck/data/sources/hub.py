@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,21 @@ def load(spec: DataSpec) -> Loaded:
     except Exception as error:
         fix = f"It could not be loaded: {type(error).__name__}: {str(error)[:500]}"
         raise InputError(Problem("data.name", where, "a data set on the hub", fix)) from error
+    wanted = _wanted(spec, found)
+    if local is not None:
+        files = {split: [Path(path) for path in local[name]] for split, name in wanted.items()}
+        kind = _kind(str(files["train"][0]))
+        return Loaded(read_files(files, READERS[kind].read, kind=kind))
+    splits = {split: found[name] for split, name in wanted.items()}
+    return Loaded(splits, licence=splits["train"].info.license or "")
+
+
+def _wanted(spec: DataSpec, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the name of each split in the data set: those of the recipe, else the usual ones.
+
+    Raises:
+        InputError: The data set has no such split, or there is no train split.
+    """
     wanted: dict[str, Any] = dict(spec.files.items())
     wanted = wanted or {split: split for split in ("train", "validation", "test") if split in found}
     problems = [
@@ -50,12 +66,7 @@ def load(spec: DataSpec) -> Loaded:
         problems.append(Problem("data.files", wanted, f"a train split, one of {', '.join(found)}"))
     if problems:
         raise InputError(*problems)
-    if local is not None:
-        files = {split: [Path(path) for path in local[name]] for split, name in wanted.items()}
-        kind = _kind(str(files["train"][0]))
-        return Loaded(read_files(files, READERS[kind].read, kind=kind))
-    splits = {split: found[name] for split, name in wanted.items()}
-    return Loaded(splits, licence=splits["train"].info.license or "")
+    return wanted
 
 
 def stream(spec: DataSpec) -> Streams:
@@ -66,18 +77,7 @@ def stream(spec: DataSpec) -> Streams:
     """
     named: dict[str, Any] = {"name": spec.config, "revision": spec.revision}
     found = opened("data.name", spec.name, **named)
-    wanted: dict[str, Any] = dict(spec.files.items()) or {
-        split: split for split in ("train", "validation", "test") if split in found
-    }
-    problems = [
-        Problem(f"data.files.{split}", name, ", ".join(found), did_you_mean(name, found))
-        for split, name in wanted.items()
-        if name not in found
-    ]
-    if "train" not in wanted:
-        problems.append(Problem("data.files", wanted, f"a train split, one of {', '.join(found)}"))
-    if problems:
-        raise InputError(*problems)
+    wanted = _wanted(spec, found)
     others = {split: found[name] for split, name in wanted.items() if split != "train"}
     train = found[wanted["train"]]
     licence = train.info.license or ""

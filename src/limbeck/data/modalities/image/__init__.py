@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from limbeck.data.images import referenced_files
 from limbeck.data.modalities.image._preprocess import LARGEST_SIDE, ImagePreprocess, Side
-from limbeck.data.modality import Modality, Usage
+from limbeck.data.modality import StreamedModality, Usage
 from limbeck.data.settings import Section, Settings
 
 if TYPE_CHECKING:
@@ -176,14 +176,13 @@ class ImageKeys(Settings):
     augment: AugmentSpec | None = None
 
 
-class Images(Modality[ImageKeys]):
+class Images(StreamedModality[ImageKeys]):
     """Images, encoded or as arrays."""
 
     name: ClassVar[str] = "image"
     keys: ClassVar[type[Settings]] = ImageKeys
     preprocess: ClassVar[type[Preprocess]] = ImagePreprocess
     training_only: ClassVar[frozenset[str]] = frozenset({"augment"})
-    streams: ClassVar[bool] = True
     later: ClassVar[frozenset[str]] = frozenset({"resize", "crop", "decode", "verify"})
     usage: ClassVar[Usage] = Usage(
         argument="image.png",
