@@ -106,7 +106,7 @@ def agree(loss, reference, student, teacher):
 @few
 @given(drawn=sides())
 def test_relations_of_samples(name, form, drawn):
-    # Between two rows that point the same way, or against each other, a cosine has a kink: within
+    # Between two rows of the same direction, or against each other, a cosine has a kink: within
     # a step of it, differences are inexact.
     assume(farthest_from_parallel(drawn[0]) > 1e-5)
     reference = partial(getattr(references, name), **form)

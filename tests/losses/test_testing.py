@@ -270,7 +270,7 @@ def similarities_per_element(student, teacher):
 
 
 class Squares(torch.autograd.Function):
-    """Sums of squares of rows; each subclass is wrong in one way that a backward pass hides."""
+    """Sums of squares of rows; each subclass is wrong where a backward pass hides it."""
 
     @staticmethod
     def forward(difference):

@@ -60,7 +60,7 @@ def trial() -> Callable[..., Trial]:
 
 @pytest.fixture
 def result() -> SweepResult:
-    """Twelve trials: seven on the front with a knee, three dominated, one failed, one under way."""
+    """Twelve trials: seven on the front with a knee, three dominated, one failed, one running."""
     curve = [(0.71, 6e3), (0.86, 9e3), (0.94, 14e3), (0.955, 22e3), (0.963, 33e3), (0.967, 52e3)]
     trials = [made_trial(n, a, int(s), s / 2e5, front=True) for n, (a, s) in enumerate(curve)]
     trials += [

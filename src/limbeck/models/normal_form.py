@@ -81,7 +81,7 @@ def reparametrize(model: nn.Module) -> None:
     are unchanged.
 
     Raises:
-        InputError: `torch.nn.utils.prune` masks a weight in the same way.
+        InputError: `torch.nn.utils.prune` masks a weight likewise.
     """
     for path, module in list(model.named_modules()):
         for hook in list(module._forward_pre_hooks.values()):

@@ -264,7 +264,7 @@ def _costs(files: dict[str, tuple[Path, Artefact]], context: Context) -> dict[st
     # differ only in their weights, and are measured briefly as a check.
     first = context.seed == context.recipe.seeds[0]
     split, rows = context.data.validation, [0]
-    if any(change["kind"] == "exits" for _, one in files.values() for change in one.changes):
+    if any(artefact.time_varies for _, artefact in files.values()):
         rows = split.spread(TIMED)
     return measure(
         {digest: _costed(path, artefact, context) for digest, (path, artefact) in files.items()},

@@ -57,6 +57,11 @@ class Artefact(BaseModel):
     validation_score: float
     chance: ChanceTest | None = None
 
+    @property
+    def time_varies(self) -> bool:
+        """Return whether the time of a prediction depends on the sample: with early exits."""
+        return any(change["kind"] == "exits" for change in self.changes)
+
 
 class Record(BaseModel):
     """The record of a stage: settings, inputs, outputs and notes.

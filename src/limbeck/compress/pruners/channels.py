@@ -63,7 +63,7 @@ class Channels(Method):
     - `random`: a random control.
 
     Torch-Pruning finds the dependencies. It can silently remove nothing, produce a model that does
-    not run, or remove the wrong inputs (where channels are permuted on the way). Therefore a copy
+    not run, or remove the wrong inputs (where channels are permuted before them). Therefore a copy
     is pruned first, and must predict as the model with the same channels set to zero, on real and
     on random rows (`limbeck.compress.verify_structure`). Other channels are skipped, and listed.
 
