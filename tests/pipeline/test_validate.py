@@ -217,3 +217,20 @@ def test_an_objective_may_be_the_name_of_a_method():
         terms("hintn")
     with pytest.raises(InputError, match=r"objective.fitnets.student: field required"):
         terms("fitnets")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"teacher": "digits_cnn"},
+            r"teacher: got 'digits_cnn'; allowed: a mapping with keys of sou",
+        ),
+        ({"data": 3}, r"data: got 3; allowed: a mapping with keys of source, name"),
+        ({"budget": "small"}, r"budget: got 'small'; allowed: a mapping with keys of size_kb"),
+    ],
+)
+def test_a_value_in_place_of_a_mapping_names_the_keys(change, message):
+    recipe = copy.deepcopy(read(shipped_recipes()["vision/digits"]))
+    with pytest.raises(InputError, match=message):
+        validate(recipe | change)

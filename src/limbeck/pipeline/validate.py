@@ -119,7 +119,7 @@ def _problems(details: ErrorDetails, model: type[BaseModel], prefix: str) -> lis
         where = _joined(prefix, *parts[:-1], key if key.strip() else repr(key))
         allowed = "one of " + ", ".join(names) if names else "no settings"
         return [Problem(where, given, allowed, did_you_mean(key, names))]
-    parts, _ = _place(model, location)
+    parts, owner = _place(model, location)
     where = _joined(prefix, *parts) or "recipe"
     if details["type"] == "missing":
         return [Problem.missing(where)]
@@ -131,6 +131,12 @@ def _problems(details: ErrorDetails, model: type[BaseModel], prefix: str) -> lis
             if marked
             else Problem(where, given, str(cause))
         ]
+    if details["type"] == "model_type":
+        field = owner.model_fields.get(parts[-1]) if parts else None
+        kinds = _models(field.annotation) if field else []
+        names = list(dict.fromkeys(name for kind in kinds for name in kind.model_fields))
+        keys = f" with keys of {', '.join(names)}" if names else ""
+        return [Problem(where, given, f"a mapping{keys}")]
     allowed = details["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     return [Problem(where, given, allowed or details["msg"])]
 
