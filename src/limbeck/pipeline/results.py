@@ -284,8 +284,8 @@ def _notes(recipe: Recipe, data: Data, lineages: list[Candidate]) -> Iterator[st
     for number, link in enumerate(lineages[0].lineage):
         if len(lineages) > 1 and len(_records(lineages, number)) == 1:
             yield (
-                f"One teacher, of seed {link.record.seed}, for all {len(lineages)} seeds: intervals "
-                "are over students, and do not include the variation between teachers."
+                f"One teacher, of seed {link.record.seed}, for all {len(lineages)} seeds: "
+                "intervals are over students, and do not include the variation between teachers."
             )
     for seed, lineage in zip(recipe.seeds, lineages, strict=True):
         for note in (note for link in lineage.lineage for note in chance_notes(link.record)):
