@@ -283,7 +283,13 @@ def _costed(path: Path, artefact: Artefact, context: Context) -> Costed:
     specs = context.recipe.teachers if artefact.role == "teacher" else [context.student_spec]
     example = context.data.validation.__getitems__([0])
     plain = [spec.model_copy(update={"checkpoint": None}) for spec in specs]
-    models = [context.build(spec, seed=0, changes=artefact.changes) for spec in plain]
+    # Trees take their sizes from their weights; those of a student may lie in another folder.
+    own = artefact.weights if artefact.role == "teacher" else ()
+    weights = [path.parent / name for name in own] or [None] * len(plain)
+    models = [
+        context.build(spec, seed=0, weights=file, changes=artefact.changes)
+        for spec, file in zip(plain, weights, strict=True)
+    ]
     operations = sum(flops(model, context.task, example) for model in models)
     return Costed(path, parameters=sum(map(parameters, models)), flops=operations)
 

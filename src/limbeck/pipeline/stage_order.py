@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from limbeck.core.imports import are_deferred
 from limbeck.core.registry import is_own
 from limbeck.errors import Problem, did_you_mean
+from limbeck.models.build import is_fitted
 from limbeck.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def check_stage_order(recipe: Recipe, stages: list[tuple[str, Stage]]) -> list[P
         *_requirements(recipe, stages),
         *_models_given(recipe, stages),
         *_teacher_source(recipe, stages),
+        *_fitted(recipe),
         *_shared_first(stages),
         *_precisions(stages),
         *_files_last(stages),
@@ -100,6 +102,20 @@ def _teacher_source(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator
         allowed = "a teacher that a stage makes, or one with a checkpoint"
         fix = "Add a `train_teacher` stage or `checkpoint`; `load` takes it as its source has it."
         yield Problem("teacher", recipe.teachers[0].name or "given", allowed, fix)
+
+
+def _fitted(recipe: Recipe) -> Iterator[Problem]:
+    """Yield problems of models that are fitted otherwise than by gradient descent."""
+    student = recipe.student_spec
+    if student is not None and is_fitted(student):
+        fix = "Give a `student` that a distillation trains, such as limbeck's tabular_mlp."
+        yield Problem("student", student.name, "a model that is trained by gradient descent", fix)
+    for where, spec in zip(recipe.teacher_paths, recipe.teachers, strict=True):
+        tasks = is_fitted(spec)
+        if tasks and recipe.task not in tasks:
+            allowed = f"an estimator for {recipe.task}"
+            fix = f"{spec.name} is for {', '.join(tasks)}."
+            yield Problem(f"{where}.name", spec.name, allowed, fix)
 
 
 def _shared_first(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
