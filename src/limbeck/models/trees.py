@@ -65,12 +65,12 @@ class TreeEnsemble(nn.Module):
     $$z_k(x) = b_k + \sum_t v_{t, k}(x)$$
 
     Here $v_{t, k}(x)$ is the value of tree $t$ at the leaf of row $x$. Boosting sums logits; a
-    forest sums probabilities, of which the logarithm is returned, at least $10^{-6}$ each; regression
-    sums values. All trees descend one level at a time. The outputs are piecewise constant: they have no
-    gradient, neither to the input nor to the trees, which scikit-learn fits.
+    forest sums probabilities, of which the logarithm is returned, at least $10^{-6}$ each;
+    regression sums values. All trees descend one level at a time. The outputs are piecewise
+    constant: they have no gradient, neither to the input nor to the trees, which scikit-learn fits.
 
-    The sizes of the tensors follow from the fitted trees, and from the weights that are loaded. Before,
-    there is one tree of one leaf.
+    The sizes of the tensors follow from the fitted trees, and from the weights that are loaded.
+    Before, there is one tree of one leaf.
 
     Args:
         outputs: The number of classes, or of targets.

@@ -285,10 +285,10 @@ def _costed(path: Path, artefact: Artefact, context: Context) -> Costed:
     plain = [spec.model_copy(update={"checkpoint": None}) for spec in specs]
     # Trees take their sizes from their weights; those of a student may lie in another folder.
     own = artefact.weights if artefact.role == "teacher" else ()
-    weights = [path.parent / name for name in own] or [None] * len(plain)
+    weights: list[Path | None] = [path.parent / name for name in own]
     models = [
         context.build(spec, seed=0, weights=file, changes=artefact.changes)
-        for spec, file in zip(plain, weights, strict=True)
+        for spec, file in zip(plain, weights or [None] * len(plain), strict=True)
     ]
     operations = sum(flops(model, context.task, example) for model in models)
     return Costed(path, parameters=sum(map(parameters, models)), flops=operations)

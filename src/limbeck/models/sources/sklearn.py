@@ -1,7 +1,7 @@
 """Decision trees, forests and boosting of scikit-learn, as teachers of tables.
 
-`{source: sklearn, name: HistGradientBoostingClassifier, max_iter: 300}` is fitted by `train_teacher` on
-the training rows, as the preprocessing returns them, with their weights.
+`{source: sklearn, name: HistGradientBoostingClassifier, max_iter: 300}` is fitted by
+`train_teacher` on the training rows, as the preprocessing returns them, with their weights.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from limbeck.data.label import UNLABELLED
@@ -36,6 +36,7 @@ class TrainTeacher(Training, Stage):
     """
 
     produces: ClassVar[tuple[str, ...]] = ("teacher",)
+    needs_length: ClassVar[bool] = False  # teachers that scikit-learn fits have none
 
     seed: Annotated[
         int | None,
@@ -50,11 +51,6 @@ class TrainTeacher(Training, Stage):
     def shared_seed(self) -> int | None:
         """Return the seed of the teacher that all seeds share, or None."""
         return self.seed
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Self:
-        """Check that at most one length is given; `validate_in` knows whether one is needed."""
-        return self if self.epochs is None and self.steps is None else super()._one_length()
 
     def validate_in(self, recipe: Recipe) -> list[Problem]:
         """Return problems: settings of a training that the teachers lack, or a missing length."""
