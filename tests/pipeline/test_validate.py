@@ -234,3 +234,71 @@ def test_a_value_in_place_of_a_mapping_names_the_keys(change, message):
     recipe = copy.deepcopy(read(shipped_recipes()["vision/digits"]))
     with pytest.raises(InputError, match=message):
         validate(recipe | change)
+
+
+def test_a_shared_teacher_starts_from_nothing_that_each_seed_trains():
+    distill = {"distill": {"epochs": 1, "objective": ["task"]}}
+    later = {"train_teacher": {"epochs": 1, "seed": 0}}
+    found = problems(stages=[distill, later])
+    assert "none after `distill`" in found["stages.train_teacher.seed"].allowed
+    content = copy.deepcopy(DIGITS)
+    content["stages"] = [later, distill]
+    validate(content)
+
+
+ADULT = read(shipped_recipes()["tabular/adult"])
+TREES = {"source": "sklearn", "name": "RandomForestClassifier"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "said"),
+    [
+        ({"student": TREES}, "student", "gradient descent"),
+        ({"task": "tabular_ordinal"}, "teacher.name", "is for tabular_classification"),
+        (
+            {"teacher": TREES | {"name": "RandomForestRegressor"}},
+            "teacher.name",
+            "is for tabular_regression",
+        ),
+        ({"train": {"epochs": 3}}, "stages.train_teacher.epochs", "`seed` alone"),
+        (
+            {
+                "distill": {
+                    "objective": ["task", {"fitnet_hint": {"student": "blocks", "teacher": "x"}}]
+                }
+            },
+            "stages.distill.objective",
+            "no intermediate features",
+        ),
+        ({"distill": {"scheme": "data_free", "steps": 1}}, "stages.distill.scheme", "gradient to"),
+        (
+            {"distill": {"scheme": "mutual", "epochs": 1, "peers": [TREES]}},
+            "stages.distill.peers.0.name",
+            "gradient descent",
+        ),
+    ],
+)
+def test_trees_teach_tables_and_nothing_else(changes, where, said):
+    content = copy.deepcopy(ADULT)
+    stages = [
+        {"train_teacher": changes.get("train", {"seed": 0})},
+        {"distill": {"epochs": 1, **changes.get("distill", {})}},
+    ]
+    if "steps" in changes.get("distill", {}):
+        del stages[1]["distill"]["epochs"]
+    known = {key: one for key, one in changes.items() if key not in {"train", "distill"}}
+    content |= {"teacher": TREES, "stages": stages, **known}
+    with pytest.raises(InputError) as caught:
+        validate(content)
+    problems = {one.where: f"{one.allowed} {one.fix}" for one in caught.value.problems}
+    assert said in problems.get(where, f"none there: {caught.value}")
+
+
+def test_one_of_several_teachers_is_trained_by_gradient_descent():
+    content = copy.deepcopy(ADULT)
+    content["teacher"] = [TREES, ADULT["student"]]
+    content["stages"] = [{"train_teacher": {}}, {"distill": {"epochs": 1}}]
+    with pytest.raises(InputError, match=r"train_teacher\.epochs: field required"):
+        validate(content)
+    content["stages"][0] = {"train_teacher": {"epochs": 1}}
+    validate(content)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+
+@runtime_checkable
+class TakesSizes(Protocol):
+    """A module whose tensors have the shapes of the weights that are loaded, such as trees."""
+
+    def take_sizes(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give the own tensors the shapes of those that are loaded next, by name."""
+        ...
 
 
 def shared_parameters(one: nn.Module, other: nn.Module) -> list[str]:

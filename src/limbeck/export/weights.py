@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from limbeck.core.files import replacing
+from limbeck.core.modules import TakesSizes
 from limbeck.errors import LimbeckError, did_you_mean
 
 
@@ -55,6 +56,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except SafetensorError as error:
         raise LimbeckError(f"{path}: damaged or no safetensors file ({error}).") from error
     tensors |= {name: tensors[of] for name, of in tied.items() if of in tensors}
+    if isinstance(model, TakesSizes):
+        model.take_sizes(tensors)
     expected = model.state_dict()
     wrong = [f"{name} is missing" for name in expected if name not in tensors]
     wrong += [

@@ -116,6 +116,18 @@ def _adaptation(spec: ModelSpec, fit: Fit) -> tuple[Adaptation, Fit]:
     return replace(changes, count=own.classes), own
 
 
+def is_fitted(spec: ModelSpec) -> tuple[str, ...]:
+    """Return the tasks of a teacher that is fitted otherwise than by gradient descent.
+
+    Empty for all other models: see `Source.fitted_for`.
+
+    Example:
+        >>> is_fitted(ModelSpec(source="sklearn", name="RandomForestRegressor"))
+        ('tabular_regression',)
+    """
+    return SOURCES.load(spec.source).fitted_for(spec)
+
+
 def states(spec: ModelSpec) -> Statement:
     """Read the metadata that the model's weight files state about its training.
 

@@ -77,6 +77,9 @@ class Source:
             name.
         preload: Imports the modules for building a model, before a child process is forked for it.
         convert: Renames the tensors of the library's older checkpoints as the library does.
+        fitted_for: Returns the tasks that a model can be the teacher of, if it is fitted otherwise
+            than by gradient descent: it has no gradient and no features, and cannot be a student.
+            Empty for all other models.
     """
 
     build: Callable[[ModelSpec, Fit], nn.Module]
@@ -89,3 +92,4 @@ class Source:
     convert: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]] = lambda _, tensors: (
         tensors
     )
+    fitted_for: Callable[[ModelSpec], tuple[str, ...]] = lambda _: ()

@@ -11,6 +11,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
+from limbeck.core.modules import TakesSizes
 from limbeck.errors import InputError, Problem
 from limbeck.models.checkpoint import Checkpoint, find, read_checkpoint
 from limbeck.models.spec import Loading
@@ -84,7 +85,10 @@ def load_weights(
     """
     file = find(path)
     where = f"model.checkpoint ({file})"
-    match = _best_match(model, read_checkpoint(file), loading or Loading(), classes, where, convert)
+    checkpoint = read_checkpoint(file)
+    if isinstance(model, TakesSizes):
+        model.take_sizes(checkpoint.tensors)
+    match = _best_match(model, checkpoint, loading or Loading(), classes, where, convert)
     problems = [*_differences(match, where), *_dtype_problems(match, where)]
     if problems:
         raise InputError(*problems)

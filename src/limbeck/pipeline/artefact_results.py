@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -282,7 +283,13 @@ def _costed(path: Path, artefact: Artefact, context: Context) -> Costed:
     specs = context.recipe.teachers if artefact.role == "teacher" else [context.student_spec]
     example = context.data.validation.__getitems__([0])
     plain = [spec.model_copy(update={"checkpoint": None}) for spec in specs]
-    models = [context.build(spec, seed=0, changes=artefact.changes) for spec in plain]
+    # Trees take their sizes from their weights; those of a student may lie in another folder.
+    own = artefact.weights if artefact.role == "teacher" else ()
+    weights: list[Path | None] = [path.parent / name for name in own]
+    models = [
+        context.build(spec, seed=0, weights=file, changes=artefact.changes)
+        for spec, file in zip(plain, weights or [None] * len(plain), strict=True)
+    ]
     operations = sum(flops(model, context.task, example) for model in models)
     return Costed(path, parameters=sum(map(parameters, models)), flops=operations)
 
@@ -292,7 +299,7 @@ def _measured(one: _Tested, teacher: _Tested | None, context: Context) -> Measur
     compared = None if one.artefact.role == "teacher" else _classified(teacher, context)
     return Measured(
         seed=context.seed,
-        file=one.path.relative_to(context.run).as_posix(),
+        file=Path(os.path.relpath(one.path, context.run)).as_posix(),
         digest=one.digest,
         validation_score=one.artefact.validation_score,
         scores=one.scores,

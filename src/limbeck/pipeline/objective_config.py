@@ -12,6 +12,7 @@ from limbeck.core.imports import are_deferred
 from limbeck.core.registry import PYTHON, is_own
 from limbeck.errors import InputError, Problem, RefusedError, gathered
 from limbeck.losses import LOSSES
+from limbeck.models.build import is_fitted
 from limbeck.objective import Objective
 from limbeck.objective.methods import METHODS
 from limbeck.pipeline.dry_run import DryRun
@@ -115,6 +116,10 @@ class ObjectiveConfig(BaseModel):
             fix = "The features of an ensemble's members share no axes."
             allowed = "terms on logits only, with several teachers"
             problems.append(Problem("objective", taps, allowed, fix))
+        fitted = [spec.name for spec in self.teacher_specs(recipe) if is_fitted(spec)]
+        if taps and fitted:
+            fix = "Trees have no intermediate features: compare logits, as by soft_target_kl."
+            problems.append(Problem("objective", taps, f"terms on logits, with {fitted[0]}", fix))
         if taps and self.cache_teacher:
             fix = "Features are not cached: set `cache_teacher: false`."
             problems.append(Problem("cache_teacher", taps, "terms on logits only", fix))

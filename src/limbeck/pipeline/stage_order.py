@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from limbeck.core.imports import are_deferred
 from limbeck.core.registry import is_own
 from limbeck.errors import Problem, did_you_mean
+from limbeck.models.build import is_fitted
 from limbeck.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def check_stage_order(recipe: Recipe, stages: list[tuple[str, Stage]]) -> list[P
         *_requirements(recipe, stages),
         *_models_given(recipe, stages),
         *_teacher_source(recipe, stages),
+        *_fitted(recipe),
+        *_shared_first(stages),
         *_precisions(stages),
         *_files_last(stages),
         *_thresholds_last(stages),
@@ -99,6 +102,32 @@ def _teacher_source(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator
         allowed = "a teacher that a stage makes, or one with a checkpoint"
         fix = "Add a `train_teacher` stage or `checkpoint`; `load` takes it as its source has it."
         yield Problem("teacher", recipe.teachers[0].name or "given", allowed, fix)
+
+
+def _fitted(recipe: Recipe) -> Iterator[Problem]:
+    """Yield problems of models that are fitted otherwise than by gradient descent."""
+    student = recipe.student_spec
+    if student is not None and is_fitted(student):
+        fix = "Give a `student` that a distillation trains, such as limbeck's tabular_mlp."
+        yield Problem("student", student.name, "a model that is trained by gradient descent", fix)
+    for where, spec in zip(recipe.teacher_paths, recipe.teachers, strict=True):
+        tasks = is_fitted(spec)
+        if tasks and recipe.task not in tasks:
+            allowed = f"an estimator for {recipe.task}"
+            fix = f"{spec.name} is for {', '.join(tasks)}."
+            yield Problem(f"{where}.name", spec.name, allowed, fix)
+
+
+def _shared_first(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
+    """Yield a problem for a teacher of one seed that starts from what each seed has trained."""
+    own = ""
+    for where, (name, stage) in zip(_paths(stages), stages, strict=True):
+        if stage.shared_seed() is None:
+            own = own or name
+        elif own:
+            allowed = f"none after `{own}`, which each seed of the run has its own result of"
+            fix = "Put `train_teacher` first, or leave out `seed`."
+            yield Problem(f"{where}.seed", stage.shared_seed(), allowed, fix)
 
 
 def _precisions(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:

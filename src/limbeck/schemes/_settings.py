@@ -47,6 +47,7 @@ class SchemeSettings(BaseModel):
         uses_data: Whether the scheme reads training samples; otherwise it draws its own batches.
         control_label: The name of the control's student in reports.
         uses_teacher: Whether terms against a teacher compare with the recipe's teacher.
+        needs_input_gradients: Whether the teacher's answers need a gradient to its input.
         default_objective: The terms if the recipe has none; None for those of every scheme.
     """
 
@@ -55,6 +56,7 @@ class SchemeSettings(BaseModel):
     uses_data: ClassVar[bool] = True
     control_label: ClassVar[str] = "label-only student"
     uses_teacher: ClassVar[bool] = True
+    needs_input_gradients: ClassVar[bool] = False
     default_objective: ClassVar[Sequence[Mapping[str, Any]] | None] = None
 
     def further_models(self) -> dict[str, ModelSpec | None]:

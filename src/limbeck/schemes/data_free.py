@@ -306,6 +306,7 @@ class DataFreeSettings(SchemeSettings):
     """
 
     uses_data: ClassVar[bool] = False
+    needs_input_gradients: ClassVar[bool] = True
     control_label: ClassVar[str] = "student on random inputs"
     default_objective: ClassVar[Sequence[Mapping[str, Any]] | None] = [{"logit_mse": {}}]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,12 +14,17 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Training(BaseModel):
     """The settings of the training loop: `epochs` or `steps`, and what has a default.
 
+    Attributes:
+        needs_length: Whether `epochs` or `steps` is required in every recipe.
+
     Example:
         >>> Training(epochs=5).batch_size
         64
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    needs_length: ClassVar[bool] = True
 
     epochs: Annotated[
         int | None,
@@ -164,7 +169,7 @@ class Training(BaseModel):
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        if self.epochs is None and self.steps is None:
+        if self.needs_length and self.epochs is None and self.steps is None:
             fix = "Or `steps`, the number of optimiser steps."
             raise RefusedError(Problem.missing("epochs", fix))
         if self.epochs is not None and self.steps is not None:

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, create_model
 from limbeck.core.imports import are_deferred
 from limbeck.core.registry import is_own
 from limbeck.errors import InputError, Problem, gathering
+from limbeck.models.build import is_fitted
 from limbeck.models.initialize import copy_layers
 from limbeck.models.spec import SOURCES, LayerInit, Layers
 from limbeck.pipeline.artefacts import publish
@@ -114,6 +115,10 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         if not self.uses_data and self.steps is None:
             allowed = f"`steps`, with `scheme: {self.scheme}`, which reads no training data"
             problems.append(Problem("epochs", self.epochs, allowed))
+        fitted = [spec.name for spec in self.teacher_specs(recipe) if is_fitted(spec)]
+        if fitted and self.needs_input_gradients:
+            allowed = f"a scheme without a gradient to the teacher's input, with {fitted[0]}"
+            problems.append(Problem("scheme", self.scheme, allowed))
         if self.cache_teacher and not self.uses_data:
             allowed = f"false, with `scheme: {self.scheme}`, which reads no training data"
             problems.append(Problem("cache_teacher", True, allowed))
@@ -130,6 +135,9 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
             if spec is not None:
                 with gathering(problems), model_located(where):
                     SOURCES.load(spec.source).check(spec)
+                if is_fitted(spec):
+                    allowed = "a model that is trained by gradient descent"
+                    problems.append(Problem(f"{where}.name", spec.name, allowed))
         return problems
 
     def dry_run(self, trial: DryRun, *, where: str) -> None:
