@@ -83,6 +83,23 @@ def test_a_new_seed_leaves_the_others_as_they_are(again):
     assert not (again.folder / "seeds").exists() or not any((again.folder / "seeds").iterdir())
 
 
+def test_a_teacher_with_a_seed_is_trained_once_for_all_seeds(again):
+    redone = again("seeds=[3, 4]", "stages.train_teacher.seed=7")
+    seed_4 = {f"seeds/4/{name}" for name in records(*STAGES[1:]) | {"examination.json"}}
+    assert redone == seed_4 | records(*STAGES) | {"examination.json"}
+    result = json.loads((again.folder / "run.json").read_text())
+    teacher, student = result["chain"][0], result["chain"][1]
+    assert len({one["digest"] for one in teacher["measured"]}) == 1
+    assert len({one["digest"] for one in student["measured"]}) == 2
+    assert len(teacher["seconds"]["values"]) == 1  # spent once
+    assert [one["seed"] for one in result["curves"] if one["role"] == "teacher"] == [7]
+    assert any("of seed 7, for all 2 seeds" in note for note in result["notes"])
+    assert again("seeds=[4, 3]", "stages.train_teacher.seed=7") == redone - {
+        *records(STAGES[0]),
+        *(f"seeds/4/{name}" for name in records(*STAGES[1:]) | {"examination.json"}),
+    } | {f"seeds/3/{name}" for name in records(*STAGES[1:]) | {"examination.json"}}
+
+
 def test_tampered_weights_are_made_anew_to_the_same_bits(again):
     weights = Path("stages/02-distill/model.safetensors")
     good = (again.folder / weights).read_bytes()

@@ -234,3 +234,13 @@ def test_a_value_in_place_of_a_mapping_names_the_keys(change, message):
     recipe = copy.deepcopy(read(shipped_recipes()["vision/digits"]))
     with pytest.raises(InputError, match=message):
         validate(recipe | change)
+
+
+def test_a_shared_teacher_starts_from_nothing_that_each_seed_trains():
+    distill = {"distill": {"epochs": 1, "objective": ["task"]}}
+    later = {"train_teacher": {"epochs": 1, "seed": 0}}
+    found = problems(stages=[distill, later])
+    assert "none after `distill`" in found["stages.train_teacher.seed"].allowed
+    content = copy.deepcopy(DIGITS)
+    content["stages"] = [later, distill]
+    validate(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -292,7 +293,7 @@ def _measured(one: _Tested, teacher: _Tested | None, context: Context) -> Measur
     compared = None if one.artefact.role == "teacher" else _classified(teacher, context)
     return Measured(
         seed=context.seed,
-        file=one.path.relative_to(context.run).as_posix(),
+        file=Path(os.path.relpath(one.path, context.run)).as_posix(),
         digest=one.digest,
         validation_score=one.artefact.validation_score,
         scores=one.scores,

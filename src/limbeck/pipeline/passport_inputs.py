@@ -158,7 +158,7 @@ def _robustness(evaluation: Evaluation | None) -> Iterator[DifferenceFacts]:
 
 
 def _carbon(result: RunResult) -> CarbonFacts:
-    seconds = sum(link.seconds.mean for link in result.chain) * len(result.seeds)
+    seconds = sum(sum(link.seconds.values) for link in result.chain)
     return CarbonFacts(
         grams=grams(training_joules(seconds)),
         grid_factor=GRAMS_A_KWH,

@@ -16,7 +16,7 @@ from limbeck.evaluate.costs import Latency, latency_ratio
 from limbeck.evaluate.hardware import Hardware, describe
 from limbeck.evaluate.intervals import summarize
 from limbeck.pipeline.artefact_results import SIMILARITY_TEMPERATURE, ArtefactResults
-from limbeck.pipeline.candidate import Candidate
+from limbeck.pipeline.candidate import Candidate, Record
 from limbeck.pipeline.statements import check_models
 from limbeck.pipeline.teacher_checks import chance_notes
 from limbeck.report.result import BudgetCheck, Comparison, DataFacts, Environment, Link, RunResult
@@ -127,7 +127,9 @@ def assemble(
         comparison=comparison,
         budget=tuple(_budget(recipe.budget, chain)),
         curves=tuple(
-            curve for one in lineages for link in one.lineage for curve in link.record.curves
+            curve
+            for link in {link.folder: link for one in lineages for link in one.lineage}.values()
+            for curve in link.record.curves
         ),
         class_similarity=first.class_similarity,
         similarity_temperature=SIMILARITY_TEMPERATURE,
@@ -155,13 +157,19 @@ def _links(lineages: list[Candidate], seeds: list[ArtefactResults]) -> Iterator[
                 label=artefact.label,
                 role=artefact.role,
                 what="labels alone" if artefact.role == "baseline" else link.record.what,
-                seconds=summarize([lineage.lineage[number].record.seconds for lineage in lineages]),
+                seconds=summarize([record.seconds for record in _records(lineages, number)]),
                 measured=measured,
                 score=summarize(
                     [one.score.value for one in measured], bounds=measured[0].score.metric.bounds
                 ),
                 notes=link.record.notes,
             )
+
+
+def _records(lineages: list[Candidate], number: int) -> list[Record]:
+    """Return the records of a stage: one per seed, or a single one that all seeds share."""
+    links = [lineage.lineage[number] for lineage in lineages]
+    return list({link.folder: link.record for link in links}.values())
 
 
 def _comparison(links: list[Link]) -> tuple[Link | None, Comparison | None]:
@@ -273,6 +281,12 @@ def _notes(recipe: Recipe, data: Data, lineages: list[Candidate]) -> Iterator[st
     if recipe.profile != "default":
         yield f"The profile {recipe.profile!r} was applied; figures of the whole recipe may differ."
     yield from input_notes(recipe, data)
+    for number, link in enumerate(lineages[0].lineage):
+        if len(lineages) > 1 and len(_records(lineages, number)) == 1:
+            yield (
+                f"One teacher, of seed {link.record.seed}, for all {len(lineages)} seeds: "
+                "intervals are over students, and do not include the variation between teachers."
+            )
     for seed, lineage in zip(recipe.seeds, lineages, strict=True):
         for note in (note for link in lineage.lineage for note in chance_notes(link.record)):
             yield note if len(lineages) == 1 else f"Seed {seed}: {note}"

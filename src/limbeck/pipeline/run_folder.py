@@ -28,6 +28,8 @@ from limbeck.tasks import TASKS
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+    from limbeck.pipeline.stage import Stage
+
 
 MARK = "recipe.yaml"
 LOCK = ".lock"
@@ -55,13 +57,20 @@ def seed_folder(run: Path, seeds: Sequence[int], seed: int) -> Path:
     return run if seed == seeds[0] else run / "seeds" / str(seed)
 
 
-def stage_folder(run: Path, number: int, name: str) -> Path:
-    """Return a stage's folder, numbered from 1.
+def stage_folder(
+    run: Path, seeds: Sequence[int], seed: int, number: int, name: str, stage: Stage
+) -> Path:
+    """Return the folder of a seed's stage, numbered from 1; the first seed's, if all share it.
 
     Example:
-        >>> stage_folder(Path("runs/digits"), 0, "train_teacher").as_posix()
-        'runs/digits/stages/01-train_teacher'
+        >>> from limbeck.pipeline.stages.train_teacher import TrainTeacher
+        >>> own, shared = TrainTeacher(epochs=1), TrainTeacher(epochs=1, seed=0)
+        >>> stage_folder(Path("run"), [0, 1], 1, 0, "train_teacher", own).as_posix()
+        'run/seeds/1/stages/01-train_teacher'
+        >>> stage_folder(Path("run"), [0, 1], 1, 0, "train_teacher", shared).as_posix()
+        'run/stages/01-train_teacher'
     """
+    run = seed_folder(run, seeds, seed if stage.shared_seed() is None else seeds[0])
     return run / "stages" / f"{number + 1:02d}-{name}"
 
 

@@ -234,9 +234,9 @@ class Work:
             self.accelerator.init_trackers(self.recipe.name)
 
     def _plan(self, seed: int) -> Iterator[_Planned]:
-        run = folders.seed_folder(self.out, self.recipe.seeds, seed)
         for number, (name, stage) in enumerate(self.stages):
-            yield _Planned(number + 1, name, stage, folders.stage_folder(run, number, name))
+            folder = folders.stage_folder(self.out, self.recipe.seeds, seed, number, name, stage)
+            yield _Planned(number + 1, name, stage, folder)
 
     def _context(self, seed: int) -> Context:
         run = folders.seed_folder(self.out, self.recipe.seeds, seed)
@@ -256,9 +256,14 @@ class Work:
             tested=self.tested if seed == self.recipe.seeds[0] else {},
         )
 
+    def _shared(self, seed: int) -> Context:
+        """Return the context of a stage that all seeds share, in the first seed's folder."""
+        return replace(self._context(self.recipe.seeds[0]), seed=seed)
+
     def _ready(self, planned: _Planned, candidate: Candidate, seed: int) -> Context:
         """Return the context of a stage, with its folder and the hash of its inputs."""
-        context = self._context(seed)
+        shared = planned.stage.shared_seed()
+        context = self._context(seed) if shared is None else self._shared(shared)
         key = reuse.key_of(planned.name, planned.stage, candidate, context, inputs=self.inputs)
         return replace(context, folder=planned.folder, key=key)
 

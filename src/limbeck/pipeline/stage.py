@@ -65,6 +65,10 @@ class Stage(BaseModel):
         """Return the consumed artefacts, given the settings."""
         return self.consumes
 
+    def shared_seed(self) -> int | None:
+        """Return the seed by which the stage runs once for all seeds; None: once for each."""
+        return None
+
     def own_code(self) -> list[str]:
         """Return the user callables on which the result depends."""
         return []

@@ -44,6 +44,7 @@ def check_stage_order(recipe: Recipe, stages: list[tuple[str, Stage]]) -> list[P
         *_requirements(recipe, stages),
         *_models_given(recipe, stages),
         *_teacher_source(recipe, stages),
+        *_shared_first(stages),
         *_precisions(stages),
         *_files_last(stages),
         *_thresholds_last(stages),
@@ -99,6 +100,18 @@ def _teacher_source(recipe: Recipe, stages: list[tuple[str, Stage]]) -> Iterator
         allowed = "a teacher that a stage makes, or one with a checkpoint"
         fix = "Add a `train_teacher` stage or `checkpoint`; `load` takes it as its source has it."
         yield Problem("teacher", recipe.teachers[0].name or "given", allowed, fix)
+
+
+def _shared_first(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:
+    """Yield a problem for a teacher of one seed that starts from what each seed has trained."""
+    own = ""
+    for where, (name, stage) in zip(_paths(stages), stages, strict=True):
+        if stage.shared_seed() is None:
+            own = own or name
+        elif own:
+            allowed = f"none after `{own}`, which each seed of the run has its own result of"
+            fix = "Put `train_teacher` first, or leave out `seed`."
+            yield Problem(f"{where}.seed", stage.shared_seed(), allowed, fix)
 
 
 def _precisions(stages: list[tuple[str, Stage]]) -> Iterator[Problem]:

@@ -45,11 +45,10 @@ def share(recipe: Recipe, run: Path, others: Iterable[Path]) -> int:
     for other, other_recipe in _read(others, but=run):
         shared = _shared_stages(recipe, other_recipe)
         for seed in set(recipe.seeds) & set(other_recipe.seeds) if shared else ():
-            source_run = folders.seed_folder(other, other_recipe.seeds, seed)
-            target_run = folders.seed_folder(run, recipe.seeds, seed)
-            for number, name in enumerate(shared):
-                source = folders.stage_folder(source_run, number, name)
-                target = folders.stage_folder(target_run, number, name)
+            for number, (name, stage) in enumerate(shared):
+                place = (seed, number, name, stage)
+                source = folders.stage_folder(other, other_recipe.seeds, *place)
+                target = folders.stage_folder(run, recipe.seeds, *place)
                 if not (source / DONE).is_file():
                     break
                 if not target.exists():
@@ -100,15 +99,15 @@ def _teaches(stage: Stage) -> bool:
     return "teacher" in stage.made()
 
 
-def _shared_stages(recipe: Recipe, other: Recipe) -> list[str]:
-    """Return the names of the leading stages that two recipes share."""
+def _shared_stages(recipe: Recipe, other: Recipe) -> list[tuple[str, Stage]]:
+    """Return the leading stages that two recipes share."""
     if any(getattr(recipe, name) != getattr(other, name) for name in COMMON):
         return []
-    shared = []
+    shared: list[tuple[str, Stage]] = []
     for stage, other_stage in zip(_stages(recipe), _stages(other), strict=False):
         if stage != other_stage or (recipe.student != other.student and not _teaches(stage[1])):
             break
-        shared.append(stage[0])
+        shared.append(stage)
     return shared
 
 

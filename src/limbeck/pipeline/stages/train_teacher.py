@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from limbeck.objective import Objective, methods
 from limbeck.pipeline.candidate import Candidate, State
@@ -16,9 +18,27 @@ from limbeck.training import Training, frozen
 
 
 class TrainTeacher(Training, Stage):
-    """Training of the teacher on the labels; ensemble members one by one, with distant seeds."""
+    """Training of the teacher on the labels; ensemble members one by one, with distant seeds.
+
+    By default each seed of the run trains its own teacher. With `seed`, one teacher is trained and
+    serves all of them: intervals are then over students alone.
+    """
 
     produces: ClassVar[tuple[str, ...]] = ("teacher",)
+
+    seed: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            lt=2**31,
+            description="The seed of one teacher that all seeds of the run share; by default each "
+            "seed trains its own.",
+        ),
+    ] = None
+
+    def shared_seed(self) -> int | None:
+        """Return the seed of the teacher that all seeds share, or None."""
+        return self.seed
 
     def dry_run(self, trial: DryRun, *, where: str) -> None:
         """Build every member, and try one training step."""
