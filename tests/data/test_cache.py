@@ -188,6 +188,31 @@ class _Rows:
         return {}
 
 
+def test_sequences_are_recorded_in_batches_of_similar_length(tmp_path: Path) -> None:
+    class Sequences:
+        lengths = torch.randint(1, 30, (500,), generator=torch.Generator().manual_seed(0))
+
+        def __len__(self) -> int:
+            return 500
+
+        def batch(self, index: torch.Tensor) -> Batch:
+            return {"input_ids": torch.zeros(len(index), int(self.lengths[index].max()))}
+
+    computed: list[int] = []
+
+    def teacher(batch: Batch) -> dict[str, Targets]:
+        computed.append(batch["input_ids"].numel())
+        return {"logits": DenseTargets(batch["index"].float()[:, None].repeat(1, 2))}
+
+    split = Split(Sequences(), DenseLabels(torch.zeros(500, dtype=torch.int64)))
+    cached = TeacherCache(tmp_path, key={}, rows=500, views=1, layout=_layout(2))
+    cached.record(teacher, split, batch_size=10)
+    index = torch.arange(500)
+    assert torch.equal(_found(cached, index, torch.zeros_like(index))[:, 0], index.float())
+    assert len(computed) == 50
+    assert sum(computed) < 1.2 * int(Sequences.lengths.sum())  # 1.8 times in the order of rows
+
+
 def test_a_killed_recording_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "PROGRESS_EVERY", 50)
     rows = Split(_Rows(), DenseLabels(torch.zeros(300, dtype=torch.int64)))

@@ -182,6 +182,49 @@ def test_labels_are_names_numbers_or_missing(loaded):
     assert by_text.train.__getitems__([0])["labels"].tolist() == [[3, 0, 0, 1, 0]]
 
 
+def test_words_without_a_tag_are_told_from_further_pieces(loaded):
+    cells = [*TAGS[:1], [None] * 3, ["B-PER", *TAGS[2][1:5], None], ["B-PER", "O", "O", "B-LOC"]]
+    data = loaded(
+        cells=[*cells, ["B-LOC"]], tokens=TRAINED, tags={"classes": CLASSES[:2] + CLASSES[3:]}
+    )
+    batch, whole = (one.train.__getitems__([0, 1, 2]) for one in (data, loaded(tokens=TRAINED)))
+    assert torch.equal(batch["words"], whole["labels"] != UNLABELLED)
+    assert batch["words"].sum(1).tolist() == [5, 3, 6]
+    assert (batch["labels"] != UNLABELLED).sum(1).tolist() == [5, 0, 5]
+    assert not batch["words"][batch["labels"] != UNLABELLED].logical_not().any()
+    assert "words" not in whole
+    assert "words" not in data.test.__getitems__([0])
+    assert data.train.strata.tolist()[1] == UNLABELLED
+    assert any("1 of 3 training rows have no label" in note for note in data.facts.notes)
+
+
+def test_some_training_rows_keep_their_tags(tmp_path, read):
+    rows = {"tokens": WORDS[::2] * 20, "ner_tags": TAGS[::2] * 20, "part": ["train"] * 40}
+    rows = {name: [*one, *one[:4]] for name, one in rows.items()}
+    rows["part"][40:] = ["val", "val", "test", "test"]
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "rows.parquet")
+    given = {"source": "parquet", "files": {"train": "rows.parquet"}, "split_column": "part"}
+    given |= {"tokens": SMALL, "max_overlap": 1}
+    whole, few = (read(**given, tags=one) for one in ({}, {"labelled": 10}))
+    known = few.train.strata != UNLABELLED
+    assert (
+        few.train.strata[known].bincount().tolist()
+        == whole.train.strata.bincount()[:5].div(4).tolist()
+    )
+    batch = few.train.__getitems__(list(range(40)))
+    assert torch.equal((batch["labels"] != UNLABELLED).any(1), known)
+    labels = whole.train.__getitems__(list(range(40)))["labels"]
+    assert torch.equal(batch["words"], labels != UNLABELLED)
+    assert torch.equal(batch["labels"][known], labels[known])
+    assert set(few.train.labelled().__getitems__(list(range(40)))["index"].tolist()) == set(
+        known.nonzero().flatten().tolist()
+    )
+    assert few.facts.fingerprint != whole.facts.fingerprint
+    assert any("10 of 40 training rows keep their label" in note for note in few.facts.notes)
+    with pytest.raises(InputError, match=r"data\.tags\.labelled: got 41; allowed: 2 to 40"):
+        read(**given, tags={"labelled": 41})
+
+
 def test_other_tags_need_no_scheme(loaded):
     tags = [["N" if word[0].isupper() else "X" for word in row] for row in [*WORDS, ["Roma"]]]
     data = loaded(cells=tags, tags={"scheme": "none"})

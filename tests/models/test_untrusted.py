@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from pydantic import ValidationError
 
 from limbeck.core.process import LimitError, call_limited
 from limbeck.data.modalities.text import TextSpec
@@ -49,6 +52,49 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = ModelSpec(source="transformers", name="bert", **TINY)
     build(spec, classes=3, vocab_size=20).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of the hub's client, which reaches no network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_a_model_of_the_hub_is_loaded_by_its_name(saved: Path, offline: Path) -> None:
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    stored = offline / "models--limbeck-tests--tiny-bert"
+    (stored / "refs").mkdir(parents=True)
+    (stored / "refs" / "main").write_text(revision)
+    shutil.copytree(saved, stored / "snapshots" / revision)
+    spec = ModelSpec(source="transformers", path="limbeck-tests/tiny-bert")
+    assert spec.folder == str(stored / "snapshots" / revision)
+    model, expected = (
+        build(one, classes=3, vocab_size=20)
+        for one in (spec, ModelSpec(source="transformers", path=str(saved)))
+    )
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+    stated = spec.model_copy(update={"revision": revision})
+    assert stated.folder == spec.folder
+    with pytest.raises(InputError, match=r"model\.path: got 'limbeck-tests/tiny-bert'"):
+        _ = spec.model_copy(update={"revision": "f" * 40}).folder
+
+
+def test_a_folder_comes_before_a_model_of_the_hub(
+    saved: Path, offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ModelSpec(source="transformers", path="limbeck-tests/local-bert")
+    with pytest.raises(InputError, match=r"LIMBECK_DATA, or a name on the hub.*the hub responded"):
+        _ = spec.folder
+    shutil.copytree(saved, tmp_path / "data" / "limbeck-tests" / "local-bert")
+    monkeypatch.setenv("LIMBECK_DATA", str(tmp_path / "data"))
+    assert spec.folder == str(tmp_path / "data" / "limbeck-tests" / "local-bert")
+    with pytest.raises(ValidationError, match="revision is given"):
+        ModelSpec(source="transformers", name="bert", revision="main")
 
 
 def _deep(levels: int) -> str:

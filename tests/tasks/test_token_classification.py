@@ -254,6 +254,42 @@ def test_padding_a_label_of_minus_100_and_a_row_of_weight_0_change_no_gradient()
     torch.testing.assert_close(gradient([unlabelled]), expected, rtol=1e-4, atol=1e-6)
 
 
+def partly_tagged() -> dict[str, torch.Tensor]:
+    """Return a batch in which two rows have no tag, and one has a piece within a word."""
+    batch = drawn()
+    batch["words"] = batch["labels"] != IGNORED
+    batch["labels"][[0, 4]] = IGNORED
+    return batch
+
+
+def test_words_without_a_tag_weigh_in_terms_against_the_teacher_only():
+    batch = partly_tagged()
+    model, teacher = net().double(), net(5, 6).double()
+    logits, expected = (TASK.outputs(one, batch)["logits"] for one in (model, teacher))
+    hard = F.cross_entropy(logits, batch["labels"], ignore_index=IGNORED)
+    pair = (logits / 2).log_softmax(1), (expected / 2).log_softmax(1)
+    divergence = 4 * F.kl_div(*pair, reduction="none", log_target=True).sum(1)
+    soft = divergence[batch["words"]].mean()
+    objective = Objective([Term("task", weight=0.3), KL])
+    answer = FrozenTeacher(teacher, TASK).answer(batch)
+    found = objective(TASK.respond(model, batch), answer, task_loss=TASK.loss).total
+    torch.testing.assert_close(found, 0.3 * hard + soft)
+
+
+@pytest.mark.parametrize("sizes", [[0, 1, 2, 6], [0, 2, 4, 6]])
+def test_a_cut_batch_with_words_without_a_tag_has_the_gradient_of_the_whole(sizes):
+    batch = partly_tagged()
+    parts = [rows(batch, list(range(a, b))) for a, b in pairwise(sizes)]
+    torch.testing.assert_close(gradient(parts), gradient([batch]), rtol=1e-4, atol=1e-6)
+
+
+def test_words_without_a_tag_are_in_no_score():
+    batch, few = drawn(), partly_tagged()
+    logits = TASK.outputs(net(), batch)["logits"].detach().numpy()
+    batch["labels"] = few["labels"]
+    assert table(logits, few).values() == table(logits, batch).values()
+
+
 def test_student_equal_to_teacher_has_no_loss_by_any_form():
     batch = drawn()
     objective = Objective([KL])

@@ -47,6 +47,8 @@ WRITERS = 64
 
 # Each progress write waits for the disk; a kill loses at most this many rows.
 PROGRESS_EVERY = 8192
+# Samples are ordered by length within blocks of this many batches, and at most so many bytes.
+BATCHES, BLOCK = 16, 2**26
 
 
 def key_of(data: Data, *, teacher: str) -> dict[str, Any]:
@@ -252,14 +254,23 @@ class TeacherCache:
         done: int,
     ) -> None:
         rows, total, saved = self.rows, self.rows * self.views, done
+        lengths, block = split.lengths, batch_size
+        if lengths is not None:
+            block *= max(1, min(BATCHES, BLOCK // (batch_size * self._record_bytes)))
         while done < total:
             view, start = divmod(done, rows)
             split.set_epoch(view)
-            batch = split.__getitems__(torch.arange(start, min(start + batch_size, rows)))
-            content = self._packed(teacher(batch), batch).tobytes()
+            order = torch.arange(start, min(start + block, rows))
+            if lengths is not None:  # batches of samples of similar length have little padding
+                order = order[lengths[order].argsort(stable=True)]
+            parts = []
+            for batch in map(split.__getitems__, order.split(batch_size)):
+                parts.append(self._packed(teacher(batch), batch))
+                progress(done + sum(map(len, parts)), total)
+            content = np.concatenate(parts)[order.argsort().numpy()].tobytes()
             with self._write_errors(draft):
                 file.write(content)
-            done += len(batch["index"])
+            done += len(order)
             if done - saved >= PROGRESS_EVERY or done == total:
                 with self._write_errors(draft):
                     # The counted outputs must be on disk before the progress file.
@@ -268,7 +279,6 @@ class TeacherCache:
                 noted = {"key": self._key, "done": done, "batch_size": batch_size}
                 files.write_json(draft.progress, noted)
                 saved = done
-            progress(done, total)
 
     @contextmanager
     def _write_errors(self, draft: _Draft) -> Iterator[None]:
@@ -300,7 +310,7 @@ class TeacherCache:
         try:
             return self.layout.pack(targets, samples=len(batch["index"]))
         except InputError as error:
-            first, last = int(batch["index"][0]), int(batch["index"][-1])
+            first, last = int(batch["index"].min()), int(batch["index"].max())
             problems = [
                 replace(one, where=f"{one.where} (rows {first} to {last})")
                 for one in error.problems

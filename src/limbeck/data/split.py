@@ -92,6 +92,11 @@ class Split:
         return self.augmentation.views if self.augmentation else 1
 
     @property
+    def lengths(self) -> Tensor | None:
+        """Return the length of each row, int64 `[rows]`; None if all are of one size."""
+        return getattr(self._samples, "lengths", None)
+
+    @property
     def decodes(self) -> bool:
         """Return whether rows are decoded for each batch, which worker processes may share."""
         return bool(getattr(self._samples, "decodes", False))
@@ -194,9 +199,8 @@ class Split:
         if len(self) <= count:
             return list(range(len(self)))
         extremes: set[int] = set()
-        lengths: Tensor | None = getattr(self._samples, "lengths", None)
-        if lengths is not None:
-            extremes = {int(lengths.argmin()), int(lengths.argmax())}
+        if self.lengths is not None:
+            extremes = {int(self.lengths.argmin()), int(self.lengths.argmax())}
         even = torch.linspace(0, len(self) - 1, count - len(extremes)).long().tolist()
         return sorted(extremes.union(even))
 

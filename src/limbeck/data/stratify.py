@@ -14,6 +14,7 @@ from limbeck.errors import InputError, Problem
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from limbeck.data.label import Labels
     from limbeck.data.spec import DataSpec
     from limbeck.data.split_by import Draw
 
@@ -184,6 +185,40 @@ def split(
             "them"
         )
     return rows, tuple(notes)
+
+
+def hide_labels(
+    labels: Labels, rows: NDArray[np.int64], count: int, *, seed: int, key: str
+) -> tuple[NDArray[np.int64], str]:
+    """Draw the training rows that keep their label, each stratum in its share, at least one row.
+
+    Args:
+        labels: The labels of the source.
+        rows: The training rows in the source's split `train`.
+        count: The number of rows that keep their label.
+        seed: The random seed.
+        key: The key of the number in the recipe, for messages.
+
+    Returns:
+        The strata of the source's split `train`, -100 for the other training rows; and a note.
+
+    Raises:
+        InputError: The number is below that of the strata, or above that of the rows with a label.
+    """
+    found = labels.rows["train"]
+    known = rows[found[rows] != UNLABELLED]
+    least = len(np.unique(found[known]))
+    if not least <= count <= len(known):
+        allowed = f"{least:,} to {len(known):,}: a row of each {labels.by}, up to all with a label"
+        raise InputError(Problem(key, count, allowed))
+    chosen = choose(found[known], count, seed=seed, purpose=LABELLED, least=1)
+    hidden = found.copy()
+    hidden[known[~chosen]] = UNLABELLED
+    note = (
+        f"{count:,} of {len(known):,} training rows keep their label, stratified by {labels.by} "
+        f"with split_seed {seed}: the others train under the teacher alone"
+    )
+    return hidden, note
 
 
 def check_classes(labels: Mapping[str, NDArray[np.int64]], classes: Sequence[str]) -> list[str]:

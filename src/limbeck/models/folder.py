@@ -1,14 +1,18 @@
-"""Untrusted Hugging Face folders: checks before a model is allocated."""
+"""Untrusted Hugging Face folders: local or of the hub; checks before a model is allocated."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Collection
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.core import files
+from limbeck.core.imports import require
 from limbeck.core.process import LimitError
 from limbeck.errors import InputError, Problem, did_you_mean
 from limbeck.models.checkpoint import find, read_checkpoint
@@ -25,6 +29,43 @@ SPARE = 50_000_000
 
 EXTERNAL = {"auto_map", "attn_implementation", "_attn_implementation", "_experts_implementation"}
 """Keys that name code outside of the library, which is never fetched or executed."""
+
+
+FETCHED = (
+    *("config.json", "preprocessor_config.json", "model*.safetensors*"),
+    *("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "*.model"),
+)
+"""The files of a model on the hub that are fetched: no code, and no pickles."""
+
+
+def local_folder(path: str, revision: str | None = None) -> str:
+    """Return a model's folder: as given, in LIMBECK_DATA, or fetched from the Hugging Face hub.
+
+    Args:
+        path: A folder, or a name on the hub, such as `sentence-transformers/all-MiniLM-L6-v2`.
+        revision: The commit, tag or branch on the hub.
+
+    Raises:
+        InputError: There is no such folder, and the hub has no such model or cannot be reached.
+    """
+    data = Path(os.environ.get("LIMBECK_DATA") or ".")
+    found = next((str(one) for one in (Path(path), data / path) if one.is_dir()), None)
+    if found is not None or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", path):
+        return found or path
+    return _fetched(path, revision)
+
+
+@cache
+def _fetched(name: str, revision: str | None) -> str:
+    hub = require("huggingface_hub", extra="text")
+    try:
+        return str(hub.snapshot_download(name, revision=revision, allow_patterns=FETCHED))
+    # The hub's client raises many exception types: network, name, access.
+    except Exception as error:
+        allowed = "a local folder, also one in the folder LIMBECK_DATA, or a name on the hub"
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        fix = f"There is no such folder, and the hub responded: {reason}"
+        raise InputError(Problem("model.path", name, allowed, fix)) from error
 
 
 def read_config(path: str, known: Collection[str]) -> dict[str, Any]:

@@ -165,7 +165,9 @@ class ModelSpec(BaseModel):
     Attributes:
         source: The model source: a module in `limbeck/models/sources`.
         name: The model's name in the source; for `python`, `module:callable` or `file.py:callable`.
-        path: For `transformers`: a local folder to load, instead of a name.
+        path: For `transformers`, instead of a name: a folder to load, which may lie in the folder
+            LIMBECK_DATA, or a model's name on the Hugging Face hub, which is fetched once.
+        revision: The commit, tag or branch of a model on the hub.
         checkpoint: The initial checkpoint: safetensors, sharded safetensors, or a PyTorch file
             (.pt, .pth, .th, .bin, .ckpt) of tensors; or a folder that holds model.safetensors.
         loading: The matching of the checkpoint's names, and the tensors to skip.
@@ -193,6 +195,7 @@ class ModelSpec(BaseModel):
     ]
     name: str = ""
     path: str | None = None
+    revision: str | None = None
     checkpoint: str | None = None
     output: str | Annotated[int, Field(ge=-1000, le=1000)] | None = None
     loading: Loading = Loading()
@@ -205,6 +208,8 @@ class ModelSpec(BaseModel):
     def _check_name(self) -> Self:
         if self.path is not None and self.source != "transformers":
             raise ValueError("path is given; allowed: with source: transformers only")
+        if self.revision is not None and self.path is None:
+            raise ValueError("revision is given; allowed: with path, a name on the hub")
         if not self.name and self.path is None:
             raise RefusedError(Problem.missing("name", f"`source: {self.source}` needs it."))
         if self.path is not None and (self.name or self.arguments):
@@ -213,6 +218,17 @@ class ModelSpec(BaseModel):
         if len(set(names)) < len(names):
             raise ValueError("class_names names the same class twice; allowed: each class once")
         return self
+
+    @property
+    def folder(self) -> str | None:
+        """Return the local folder of `path`; a model of the hub is fetched first.
+
+        Raises:
+            InputError: There is no such folder, and no such model that can be fetched.
+        """
+        from limbeck.models.folder import local_folder
+
+        return None if self.path is None else local_folder(self.path, self.revision)
 
     @property
     def arguments(self) -> dict[str, Any]:

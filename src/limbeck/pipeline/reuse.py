@@ -125,8 +125,8 @@ def _files(spec: ModelSpec) -> dict[str, str]:
     found: dict[str, Path] = {}
     if spec.checkpoint is not None:
         found |= {file.name: file for file in files_of(find(spec.checkpoint))}
-    if spec.path is not None:
-        found.update(fingerprint.files_of(Path(spec.path)))
+    if spec.folder is not None:
+        found.update(fingerprint.files_of(Path(spec.folder)))
     return {name: fingerprint.of_file(path) for name, path in found.items()}
 
 

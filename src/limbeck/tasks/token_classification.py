@@ -93,7 +93,9 @@ class TokenClassification(BaseTask):
     A model returns a tensor of logits `[n, classes, time]`, or a mapping or dataclass whose field
     `logits` is `[n, time, classes]`, as those of transformers do. Padding, and positions of label
     -100 such as further pieces of a word, have weight 0: they count in no loss, distillation
-    included, and in no score. The logits of padding are 0, so that they do not depend on the batch.
+    included, and in no score. If some words have no tag, `words` of the batch, bool `[n, time]`, is
+    where words are: one of label -100 then has weight in terms against a teacher, and in no other.
+    The logits of padding are 0, so that they do not depend on the batch.
 
     Args:
         classes: The names of the classes. If they are BIO tags, the primary score is the entity F1.
@@ -179,6 +181,7 @@ outputs = torch.where(torch.from_numpy(attention_mask)[:, None] > 0, maps, 0.0)
             sample_of=numbers.repeat_interleave(time),
             # Any valid class in place of a missing one: its weight is 0.
             labels=None if labels is None else labels.clamp_min(0).flatten(),
+            labelled=self.labelled(batch).get(LOGITS),
         )
         found = {} if taps is None else taps.take()
         mask = batch["attention_mask"].bool()
@@ -187,7 +190,7 @@ outputs = torch.where(torch.from_numpy(attention_mask)[:, None] > 0, maps, 0.0)
     def weights(self, batch: Batch) -> dict[str, Tensor]:
         """Return the weight of every position, `[n * time]`: that of its row; 0 without a label.
 
-        Without labels the weight of padding is 0.
+        With `words` it is 0 where no word is; without labels, at padding.
 
         Raises:
             InputError: The labels have another length than the sequences.
@@ -197,11 +200,17 @@ outputs = torch.where(torch.from_numpy(attention_mask)[:, None] > 0, maps, 0.0)
             if batch["labels"].shape != mask.shape:
                 allowed = f"{list(mask.shape)}, a class per position"
                 raise InputError(Problem("batch.labels", list(batch["labels"].shape), allowed))
-            mask = mask & (batch["labels"] != IGNORED)
+            mask = mask & batch.get("words", batch["labels"] != IGNORED)
         weights = mask.float()
         if "weight" in batch:
             weights = weights * batch["weight"][:, None]
         return {LOGITS: weights.flatten()}
+
+    def labelled(self, batch: Batch) -> dict[str, Tensor]:
+        """Return which positions have a label, if the batch has `words`."""
+        if "words" not in batch or "labels" not in batch:
+            return {}
+        return {LOGITS: (batch["labels"] != IGNORED).flatten()}
 
     def loss(self, response: Response) -> dict[str, Tensor]:
         """Compute the cross-entropy with the labels, one value per position.

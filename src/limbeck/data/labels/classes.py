@@ -12,7 +12,7 @@ from pydantic import Field
 from limbeck.data.label import UNLABELLED, LabelKind, Labels, Loadable
 from limbeck.data.labels._class_names import class_rows
 from limbeck.data.settings import Settings
-from limbeck.data.stratify import LABELLED, check_classes, choose
+from limbeck.data.stratify import check_classes, hide_labels
 from limbeck.errors import InputError, Problem, did_you_mean
 
 if TYPE_CHECKING:
@@ -152,19 +152,7 @@ class Classes(LabelKind[ClassKeys]):
         count = self.of(spec).labelled
         if count is None:
             return labels, ()
-        found = labels.rows["train"]
-        known = rows[found[rows] != UNLABELLED]
-        classes = len(np.unique(found[known]))
-        if not classes <= count <= len(known):
-            allowed = f"{classes:,} to {len(known):,}: a row of each class, up to all with a label"
-            raise InputError(Problem("data.labelled", count, allowed))
-        chosen = choose(found[known], count, seed=spec.split_seed, purpose=LABELLED, least=1)
-        hidden = found.copy()
-        hidden[known[~chosen]] = UNLABELLED
-        note = (
-            f"{count:,} of {len(known):,} training rows keep their label, stratified by class with "
-            f"split_seed {spec.split_seed}: the others train under the teacher alone"
-        )
+        hidden, note = hide_labels(labels, rows, count, seed=spec.split_seed, key="data.labelled")
         return replace(labels, rows={**labels.rows, "train": hidden}), (note,)
 
 

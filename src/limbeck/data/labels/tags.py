@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,6 +13,7 @@ from limbeck.core.entity_spans import OUTSIDE, is_bio, is_bio_tag
 from limbeck.data.label import UNLABELLED, LabelKind, Labels, Loadable, Spatial
 from limbeck.data.labels._class_names import class_rows
 from limbeck.data.settings import Settings, duplicates
+from limbeck.data.stratify import hide_labels
 from limbeck.errors import InputError, LimbeckError, Problem, did_you_mean
 
 if TYPE_CHECKING:
@@ -39,11 +40,14 @@ class TagSpec(Settings):
             for tags that are independent of each other, such as parts of speech.
         classes: The tags, in the order of the numbers; those of the training rows if not given: O
             first, the others in alphabetical order.
+        labelled: The number of training rows that keep their tags, stratified by their rarest tag:
+            the others train under the teacher alone, as in semi-supervised learning.
     """
 
     column: str = "ner_tags"
     scheme: Scheme = "BIO"
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    labelled: Annotated[int, Field(ge=1, le=10**12)] | None = None
 
 
 class TagKeys(Settings):
@@ -92,7 +96,7 @@ class TagLabels(Labels):
         """
         if not isinstance(samples, HasWords):
             raise InputError(Problem(KEY, f"data of the kind {prepare.kind}", "tokens"))
-        placed, problems = [], []
+        placed, words, problems = [], [], []
         lengths = samples.lengths.tolist()
         for row, positions, length in zip(rows.tolist(), samples.positions, lengths, strict=True):
             tags = self.numbers[source][row]
@@ -104,9 +108,10 @@ class TagLabels(Labels):
             labels = np.full(length, UNLABELLED, dtype=np.int64)
             labels[positions[positions >= 0]] = tags[positions >= 0]
             placed.append(labels)
+            words.append(np.isin(np.arange(length), positions))
         if problems:
             raise InputError(*problems[:MOST_PROBLEMS])
-        return TagRows(placed, self.rows[source][rows])
+        return TagRows(placed, self.rows[source][rows], words)
 
     def check(self, rows: Mapping[str, tuple[str, NDArray[np.int64]]]) -> list[str]:
         """Check that each split has tags, and training those of every class that a split has."""
@@ -140,6 +145,8 @@ class TagRows:
     Args:
         tags: The class at each position of each row, int64 `[positions]`; -100 where there is none.
         strata: The stratum of each row, int64 `[rows]`.
+        words: Whether each position of each row is that of a word, bool `[positions]`; by default
+            those with a tag.
 
     Example:
         >>> import torch
@@ -151,11 +158,19 @@ class TagRows:
 
     spatial: Sequence[Spatial] = ()
 
-    def __init__(self, tags: list[NDArray[np.int64]], strata: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        tags: list[NDArray[np.int64]],
+        strata: NDArray[np.int64],
+        words: Sequence[NDArray[np.bool_]] = (),
+    ) -> None:
         import torch
 
         self._tags = [torch.from_numpy(one) for one in tags]
         self.strata = torch.from_numpy(strata)
+        pairs = zip(words, tags, strict=False)
+        partly = any((tags[is_word] == UNLABELLED).any() for is_word, tags in pairs)
+        self._words = [torch.from_numpy(one) for one in words] if partly else []
 
     def __len__(self) -> int:
         return len(self._tags)
@@ -166,11 +181,18 @@ class TagRows:
         raise LimbeckError("Tags have no tensor of all labels: read `labels` of the batches.")
 
     def batch(self, index: Tensor) -> Batch:
-        """Return `labels`, int64 `[n, longest of the batch]`, -100 where there is no tag."""
+        """Return `labels`, int64 `[n, longest of the batch]`, -100 where there is no tag.
+
+        If some words of the split have none, `words`, bool of the same shape, is where words are.
+        """
         from torch.nn.utils.rnn import pad_sequence
 
         rows = [self._tags[row] for row in index.tolist()]
-        return {"labels": pad_sequence(rows, batch_first=True, padding_value=UNLABELLED)}
+        batch = {"labels": pad_sequence(rows, batch_first=True, padding_value=UNLABELLED)}
+        if self._words:
+            words = [self._words[row] for row in index.tolist()]
+            batch["words"] = pad_sequence(words, batch_first=True, padding_value=False)
+        return batch
 
     def class_counts(self, classes: int) -> list[int]:
         """Count the words of each class."""
@@ -182,6 +204,7 @@ class Tags(LabelKind[TagKeys]):
 
     name: ClassVar[str] = "tags"
     keys: ClassVar[type[Settings]] = TagKeys
+    entries: ClassVar[frozenset[str]] = frozenset({"labels", "words"})
 
     def _settings(self, spec: DataSpec) -> TagSpec:
         return self.of(spec).tags or TagSpec()
@@ -229,6 +252,24 @@ class Tags(LabelKind[TagKeys]):
             notes = (*notes, *_beginnings(each, classes))
         strata = _rarest(each, len(classes))
         return TagLabels(strata, classes, notes, "the rarest tag in the row", numbers=each)
+
+    def limit(
+        self, spec: DataSpec, labels: Labels, rows: NDArray[np.int64]
+    ) -> tuple[Labels, tuple[str, ...]]:
+        """Return labels without the tags of all training rows but some, drawn with `split_seed`."""
+        count = self._settings(spec).labelled
+        if count is None or not isinstance(labels, TagLabels):
+            return labels, ()
+        hidden, note = hide_labels(labels, rows, count, seed=spec.split_seed, key=f"{KEY}.labelled")
+        numbers = [
+            np.full_like(one, UNLABELLED) if stratum == UNLABELLED else one
+            for one, stratum in zip(labels.numbers["train"], hidden, strict=True)
+        ]
+        return replace(
+            labels,
+            rows={**labels.rows, "train": hidden},
+            numbers={**labels.numbers, "train": numbers},
+        ), (note,)
 
 
 kind = Tags()
@@ -322,7 +363,7 @@ def _rarest(
 ) -> dict[str, NDArray[np.int64]]:
     """Return the tag of each row that occurs in the fewest training rows.
 
-    Rows without a tag have a stratum of their own, the number of classes.
+    Rows without a tag have a stratum of their own, the number of classes; in train they have -100.
     """
     found = {
         name: np.stack([np.bincount(own[own >= 0], minlength=classes) > 0 for own in one])
@@ -330,6 +371,10 @@ def _rarest(
     }
     order = np.argsort(found["train"].sum(axis=0), kind="stable")
     return {
-        name: np.where(one.any(axis=1), order[one[:, order].argmax(axis=1)], classes)
+        name: np.where(
+            one.any(axis=1),
+            order[one[:, order].argmax(axis=1)],
+            UNLABELLED if name == "train" else classes,
+        )
         for name, one in found.items()
     }

@@ -1,4 +1,4 @@
-"""transformers classifiers, from a configuration or a local folder.
+"""transformers classifiers, from a configuration, a local folder or the Hugging Face hub.
 
 `{source: transformers, name: bert, num_hidden_layers: 4, hidden_size: 128}` has fresh weights;
 `{source: transformers, path: folder}` has the folder's, and a fresh head if there is none.
@@ -77,8 +77,8 @@ def _import_classifiers(kind: Any) -> None:
 
 
 def _config(spec: ModelSpec, fit: Fit) -> Any:
-    if spec.path is not None:
-        return _config_of(spec.path, fit, fresh=spec.loading.head == "fresh")
+    if spec.folder is not None:
+        return _config_of(spec.folder, fit, fresh=spec.loading.head == "fresh")
     check(spec)
     kind = require("transformers", extra="text").CONFIG_MAPPING[spec.name]
     if _classifier(kind, fit) is None:
@@ -161,16 +161,16 @@ def _config_of(path: str, fit: Fit, *, fresh: bool) -> Any:
 
 
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:
-    """Build a classifier from a configuration, or load it from a local folder."""
+    """Build a classifier from a configuration, or load it from a folder."""
     import torch
 
     transformers = require("transformers", extra="text")
     config = _config(spec, fit)
     make = getattr(transformers, str(_classifier(type(config), fit)))
-    if spec.path is None:
+    if spec.folder is None:
         return call(make.from_config, {"config": config}, where=f"model ({spec.name})")
     arguments = {
-        "pretrained_model_name_or_path": spec.path,
+        "pretrained_model_name_or_path": spec.folder,
         "config": config,
         "local_files_only": True,
         "output_loading_info": True,
@@ -235,10 +235,10 @@ TOKENIZER_FILES = (
 
 
 def states(spec: ModelSpec) -> Statement:
-    """Read config.json, preprocessor_config.json and the tokenizer's files of a local folder."""
-    if spec.path is None:
+    """Read config.json, preprocessor_config.json and the tokenizer's files of a folder."""
+    if spec.folder is None:
         return of_checkpoint(spec)
-    folder = Path(spec.path)
+    folder = Path(spec.folder)
     config = read_json(folder / "config.json")
     positions, pad = config.get("max_position_embeddings"), config.get("pad_token_id")
     if isinstance(positions, int) and str(config.get("model_type")) in OFFSET_POSITIONS:
