@@ -276,7 +276,7 @@ def _invariant(context: Context, model: nn.Module, where: str) -> None:
     task = context.task
     predictor = TorchPredictor(model, task)
     check_invariance(
-        predictor, inputs, where=where, model=model, strict=task.kinds, axes=task.inputs
+        predictor, inputs, where=where, model=model, kinds=task.kinds, axes=task.inputs
     )
 
 
