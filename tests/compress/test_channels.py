@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -420,6 +421,18 @@ def test_masked_weights_are_refused():
     parametrize.register_parametrization(made.model.hidden, "weight", nn.Identity())
     with pytest.raises(InputError, match=r"quantised hidden.*Prune channels and heads before"):
         Channels(ratio=0.5).check(made.model, made.work)
+
+
+def test_a_ratio_that_removes_no_channel_is_refused_before_training():
+    made = subject("cnn")
+    with pytest.raises(
+        InputError, match=r"ratio: got 0.01; allowed: at least 0\.\d+: below"
+    ) as found:
+        Channels(ratio=0.01).check(made.model, made.work)
+    least = float(re.search(r"at least (0\.\d+)", str(found.value))[1])
+    assert Channels(ratio=least).transform(made.model, made.work).change
+    with pytest.raises(InputError, match=r"round_to: got 64; allowed: a number below"):
+        Channels(ratio=0.9, round_to=64).check(made.model, made.work)
 
 
 def test_bad_settings():

@@ -152,8 +152,8 @@ def test_bad_settings_and_models_without_heads():
         Heads(heads=4).check(made.model, made.work)
     with pytest.raises(InputError, match=r"layers: got 'no.such'"):
         Heads(heads=1, layers=["no.such"]).check(made.model, made.work)
-    with pytest.raises(CompressError, match="no head would be removed"):
-        Heads(ratio=0.1).transform(made.model, made.work)
+    with pytest.raises(InputError, match=r"ratio: got 0.1; allowed: at least 0.125"):
+        Heads(ratio=0.1).check(made.model, made.work)
     made = subject("cnn")
     with pytest.raises(CompressError, match="supported: BERT and timm"):
         Heads(heads=1).check(made.model, made.work)

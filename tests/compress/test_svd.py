@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from types import MappingProxyType
 
 import numpy as np
@@ -340,11 +341,31 @@ def test_settings_that_contradict_are_refused(given, message):
         Svd(**given)
 
 
+def test_an_energy_that_saves_nothing_is_refused_with_one_that_does():
+    one = subject("lstm")
+    with pytest.raises(
+        CompressError, match=r"Set `energy` to at most 0\.\d+, or `parameters`"
+    ) as found:
+        Svd(energy=1.0, layers=["hidden"]).transform(one.model, one.work)
+    energy = float(re.search(r"at most (0\.\d+)", str(found.value))[1])
+    assert Svd(energy=energy, layers=["hidden"]).transform(one.model, one.work).change
+
+
+def test_a_model_of_layers_that_no_rank_makes_smaller_is_refused_before_training():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    work = CalibrationContext(
+        lambda: iter([{"x": torch.zeros(2, 2)}]), lambda m, b: m(b["x"]), None, None, 0
+    )
+    for settings in ({"energy": 0.5}, {"rank": 1}):
+        with pytest.raises(CompressError, match=r"smaller.*Select larger layers"):
+            Svd(**settings).check(model, work)
+
+
 def test_nothing_to_gain_is_an_error():
     one = subject("lstm")
     with pytest.raises(CompressError, match=r"no layer would become smaller.*hidden"):
         Svd(energy=1.0).transform(one.model, one.work)
-    with pytest.raises(CompressError, match=r"no layer would become smaller.*rank 9"):
+    with pytest.raises(CompressError, match=r"no layer would become smaller.*rank 9.*at most 8"):
         Svd(rank=9, layers=["hidden"]).check(one.model, one.work)
     cnn = subject("cnn")
     with pytest.raises(CompressError, match=r"no layer can be factorised.*in groups.*deep.0"):

@@ -65,6 +65,16 @@ def test_parity_measures_the_largest_and_the_mean_difference():
     assert not parity(reference.logits, logits, samples=30, tolerance=0.4).within
 
 
+def test_parity_of_several_targets_records_the_one_closest_to_its_tolerance():
+    reference = np.zeros((4, 2))
+    exported = reference + np.array([0.05, 3.0])
+    found = parity(reference, exported, samples=4, tolerance=np.array([0.1, 10.0]))
+    assert found.within
+    assert (found.max_abs_difference, found.tolerance) == (0.05, 0.1)
+    assert found.mean_abs_difference == pytest.approx(0.05)
+    assert not parity(reference, exported, samples=4, tolerance=np.array([0.04, 10.0])).within
+
+
 def test_parity_counts_equal_infinities_as_equal():
     logits = np.array([[1.0, -np.inf]], dtype=np.float32)
     assert parity(logits, logits, samples=1, tolerance=0.0).within

@@ -225,3 +225,11 @@ def test_tolerance_is_relative_to_the_spread_of_outputs():
     assert not found.within
     nan = {"logits": np.where(np.arange(3) == 1, np.nan, expected["logits"])}
     assert not compare(expected, nan, tolerance=1.0)[0].within
+
+
+def test_targets_of_quantiles_have_tolerances_of_their_own():
+    one = {"quantiles": np.arange(24.0).reshape(3, 2, 2, 2) * [[1.0], [1e4]]}
+    two = {"quantiles": one["quantiles"] + [[1.0], [0.0]]}
+    small, large = compare(one, two, tolerance=0.01, kinds={"quantiles": "quantiles"})
+    assert (small.target, small.within, large.within) == (0, False, True)
+    assert small.tolerance < large.tolerance / 5_000

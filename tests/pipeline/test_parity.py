@@ -17,6 +17,7 @@ from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import OnnxPredictor, TorchPredictor
 from limbeck.pipeline.parity import check_export
 from limbeck.tasks.tabular_classification import TabularClassification
+from limbeck.tasks.tabular_regression import TabularRegression
 
 WIDE = TabularClassification(tuple("abc"))
 
@@ -168,3 +169,20 @@ def test_a_hugging_face_folder_of_a_changed_structure_is_refused_in_the_dry_run(
     )
     with pytest.raises(InputError, match=r"stages\.export\.format: .*structure was changed"):
         run(resolve(str(tmp_path / "r.yaml"), []), out=tmp_path / "out")
+
+
+def test_each_target_of_a_regression_has_a_tolerance_of_its_own(rows, tmp_path):
+    scale = torch.tensor([1.0, 1e5])
+    task = TabularRegression(("small", "large"), torch.zeros(2), scale)
+    torch.manual_seed(0)
+    net = nn.Linear(13, 2).eval()
+    other = copy.deepcopy(net)
+    other.weight.data[0] *= 1.05  # of the target that is small
+    to_onnx(net, task, rows.__getitems__([0, 1]), tmp_path / "same.onnx")
+    to_onnx(other, task, rows.__getitems__([0, 1]), tmp_path / "other.onnx")
+    same, changed = (OnnxPredictor(tmp_path / f"{name}.onnx") for name in ("same", "other"))
+    model = TorchPredictor(net, task)
+    found = check_export(model, same, task, split=rows, where="stages.distill")
+    assert found.within
+    with pytest.raises(InputError, match=r'"values" \(target 0\) differs by 0\.'):
+        check_export(model, changed, task, split=rows, where="stages.distill")

@@ -5,6 +5,7 @@ from importlib import resources
 import numpy as np
 import pytest
 
+from limbeck.display import format as fmt
 from limbeck.display.charts import Group, Series, Step, lines, strip, waterfall
 from limbeck.display.matrix import busiest, largest, matrix
 from limbeck.display.svg import Scale, decades, element, from_zero, zoomed
@@ -97,6 +98,17 @@ def test_lines_differ_without_colour() -> None:
     assert 'stroke-dasharray="2 4"' in drawn
     assert "nan" not in drawn
     assert "polyline" not in lines([], axis=str, **NAMED)
+
+
+@pytest.mark.parametrize("values", [(0.0, 0.0), (1e-7, 3e-7), (-123_456.0, 98_765.0), (0.9, 0.95)])
+def test_labels_of_the_vertical_axis_are_within_the_chart(values: tuple[float, float]) -> None:
+    series = [Series("a", tuple(enumerate(values)))]
+    drawn = lines(series, axis=lambda value: fmt.trim(fmt.number(value)), **NAMED)
+    labels = re.findall(
+        r'<text x="([\d.]+)" y="[\d.]+" text-anchor="end" class="t axis">(.*?)<', drawn
+    )
+    assert len(labels) > 2
+    assert all(float(right) - 6.6 * len(label) >= 0 for right, label in labels), labels
 
 
 def test_a_line_of_one_point_is_a_mark_with_its_number() -> None:

@@ -120,6 +120,12 @@ def test_an_ordinary_classifier_is_its_teacher():
     torch.testing.assert_close(terms["task"].raw, expected.detach())
 
 
+def described(classes, *, targets=(), order_stated=True, mixes_labels=False):
+    return SimpleNamespace(
+        classes=classes, targets=targets, order_stated=order_stated, mixes_labels=mixes_labels
+    )
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize(
     ("classes", "stated", "message"),
@@ -136,14 +142,22 @@ def test_an_ordinary_classifier_is_its_teacher():
 )
 def test_an_unknown_or_wrong_order_is_refused(name, classes, stated, message):
     targets = (SimpleNamespace(name="price"),)
-    data = SimpleNamespace(classes=classes, targets=targets, order_stated=stated)
+    data = described(classes, targets=targets, order_stated=stated)
     with pytest.raises(InputError, match=message):
         TASKS.load(name).of(data)
 
 
+def test_mixed_labels_are_refused_by_the_keys_that_mix_them():
+    data = described(GRADES, mixes_labels=True)
+    with pytest.raises(
+        InputError, match=r"data\.augment: .*mixed.*for tabular_ordinal\. Leave out"
+    ):
+        TabularOrdinal.of(data)
+
+
 def test_a_stated_order_and_numbers_are_accepted():
     for classes, stated in ((GRADES, True), (("0", "1", "2"), False), (("5", "3", "1"), False)):
-        data = SimpleNamespace(classes=classes, targets=(), order_stated=stated)
+        data = described(classes, order_stated=stated)
         assert TabularOrdinal.of(data).classes == classes
     assert numbers_in(["1-2", "3-4"]) is None
     assert numbers_in(["grade 1", "level 1"]) is None

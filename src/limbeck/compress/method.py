@@ -131,12 +131,14 @@ class FileMethod(BaseModel):
 
     Attributes:
         takes_samples: Whether it needs calibration samples.
+        layers: Types of layers whose weights it compresses in the file of any of limbeck's nets.
         tolerance: Allowed difference from the float file on validation samples.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     takes_samples: ClassVar[bool] = False
+    layers: ClassVar[tuple[type[nn.Module], ...]] = ()
 
     tolerance: Tolerance
 

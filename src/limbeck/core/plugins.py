@@ -127,7 +127,10 @@ def _installed(path: tuple[str, ...]) -> tuple[Plugin, ...]:
     found: dict[tuple[str, str, str], Plugin] = {}
     # As on import, the first distribution of a name on the path hides the others.
     seen: set[str] = set()
-    for one in distributions(path=list(path)):
+    installed = list(distributions(path=list(path)))
+    if not any(f"[{PREFIX}" in (one.read_text("entry_points.txt") or "") for one in installed):
+        return ()  # the names of all packages take longer to read
+    for one in installed:
         about = one.metadata
         package = str(about["Name"]) if about and "Name" in about else ""
         known = package.lower().replace("_", "-")

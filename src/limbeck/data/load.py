@@ -107,6 +107,11 @@ class Data:
         """Return the names of a model's outputs per sample: the classes, or the targets."""
         return self.preprocess.outputs
 
+    @property
+    def mixes_labels(self) -> bool:
+        """Return whether training labels are mixtures of two, by mixup or CutMix."""
+        return self.train.mixing is not None
+
 
 def load(spec: DataSpec, *, workdir: Path) -> Data:
     """Load data, check it, split it and prepare it for batches.

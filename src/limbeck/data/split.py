@@ -106,6 +106,12 @@ class Split:
         """Return the variant of this epoch's batches: the epoch modulo the views."""
         return self.epoch if self.views is None else self.epoch % self.views
 
+    @property
+    def mixing(self) -> Mixing | None:
+        """Return how samples are mixed (mixup, CutMix); None if they are not."""
+        augmentation = self.augmentation
+        return augmentation.mixing if isinstance(augmentation, MixesSamples) else None
+
     def set_seed(self, seed: int) -> None:
         """Set the seed of the augmentation: the run's seed."""
         self.seed = seed
@@ -130,8 +136,8 @@ class Split:
         """
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch = self._augmented(index)
-        if isinstance(self.augmentation, MixesSamples) and self.augmentation.mixing is not None:
-            batch = self._mixed(batch, index, self.augmentation.mixing)
+        if self.mixing is not None:
+            batch = self._mixed(batch, index, self.mixing)
         batch["index"] = index
         batch["view"] = torch.full_like(index, self.view)
         return batch

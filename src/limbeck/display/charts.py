@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from limbeck.display.svg import (
+    LETTER,
     WIDTH,
     Role,
     Scale,
@@ -72,8 +73,10 @@ def lines(
     epochs = finite(x for one in series for x, _ in one.points) or [0.0, 1.0]
     low, high = decades(values, margin=1.2) if log else zoomed(values, margin=0.06, least=1e-6)
     single = min(epochs) == max(epochs)
-    x = Scale(min(epochs) - single, max(epochs) + single, start=_LEFT, end=_RIGHT)
     y = Scale(low, high, start=_BOTTOM, end=_TOP, log=log)
+    widest = max((len(axis(tick)) for tick in y.ticks()), default=0)
+    left = max(_LEFT, 9 + 12 * LETTER * widest)
+    x = Scale(min(epochs) - single, max(epochs) + single, start=left, end=_RIGHT)
     whole = epochs[:1] if single else [tick for tick in x.ticks(5) if tick == int(tick)]
     named = [one for one in series if one.label is not None]
     if single:

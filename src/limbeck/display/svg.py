@@ -83,6 +83,10 @@ def marker(
     return element("rect", *children, **box, transform=turn, class_=kind)
 
 
+LETTER = 0.55
+"""Estimated width of a letter, as a share of the font size."""
+
+
 def shorten(content: str, width: float, size: float = 12.0) -> str:
     """Truncate a label to a width in SVG units, estimated from the font size.
 
@@ -90,7 +94,7 @@ def shorten(content: str, width: float, size: float = 12.0) -> str:
         >>> shorten("quantised to int8 by ONNX Runtime", 90)
         'quantised to…'
     """
-    letters = max(1, math.floor(width / (size * 0.55)))
+    letters = max(1, math.floor(width / (size * LETTER)))
     return content if len(content) <= letters else content[: letters - 1].rstrip() + "…"
 
 
@@ -188,13 +192,15 @@ def zoomed(
 ) -> tuple[float, float]:
     """Return a range that holds all values with a margin around them; never empty.
 
+    Equal values get 5 % of their size on both sides, zeros 0.05.
+
     Example:
         >>> zoomed([0.90, 0.98], margin=0.25)
         (0.88, 1.0)
     """
     known = finite(values) or [0.0, 1.0]
     low, high = min(known), max(known)
-    space = max((high - low) * margin, least, 0.05 * abs(high) if high == low else 0.0)
+    space = max((high - low) * margin, least, 0.05 * (abs(high) or 1.0) if high == low else 0.0)
     return round(low - space, 12), round(high + space, 12)
 
 

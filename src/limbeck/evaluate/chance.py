@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy  # its parts load when they are used
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 from limbeck.core.measurement import Result
 
@@ -90,8 +90,8 @@ def chance_test(predictions: Predictions) -> ChanceTest:
         total=total,
         majority_share=majority,
         kappa_p_value=_kappa_p_value(y_true, y_pred, classes),
-        worse_p_value=float(stats.binom.cdf(correct, total, majority)),
-        better_p_value=float(stats.binom.sf(correct - 1, total, majority)),
+        worse_p_value=float(scipy.stats.binom.cdf(correct, total, majority)),
+        better_p_value=float(scipy.stats.binom.sf(correct - 1, total, majority)),
         class_order=order,
         reordered_accuracy=reordered_accuracy,
     )
@@ -117,7 +117,7 @@ def _kappa_p_value(y_true: NDArray[np.int64], y_pred: NDArray[np.int64], classes
         return 1.0
     correct = float((y_true == y_pred).sum())
     # The half is the continuity correction.
-    return float(stats.norm.sf((correct - 0.5 - mean) / math.sqrt(variance)))
+    return float(scipy.stats.norm.sf((correct - 0.5 - mean) / math.sqrt(variance)))
 
 
 def _class_order(
@@ -145,7 +145,7 @@ def _assignment(
     cells = np.bincount(y_true * classes + y_pred, minlength=classes * classes)
     # Ties are broken in favour of the given order.
     table = cells.reshape(classes, classes) + 1e-3 * np.eye(classes)
-    order: NDArray[np.int64] = optimize.linear_sum_assignment(table, maximize=True)[1]
+    order: NDArray[np.int64] = scipy.optimize.linear_sum_assignment(table, maximize=True)[1]
     return order
 
 
@@ -156,4 +156,4 @@ def accuracy_lower_bound(accuracy: float, total: int) -> float:
         >>> round(accuracy_lower_bound(0.9339, 1000), 3)
         0.915
     """
-    return float(stats.binom.ppf(0.01, total, accuracy)) / total
+    return float(scipy.stats.binom.ppf(0.01, total, accuracy)) / total

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts load when they are used
 
 from limbeck.core.measurement import Interval, Result
 
@@ -38,7 +38,7 @@ def wilson(successes: int, total: int, *, level: float = 0.95) -> Interval:
 
     Source: Wilson, JASA 1927.
     """
-    interval = stats.binomtest(successes, total).proportion_ci(level, method="wilson")
+    interval = scipy.stats.binomtest(successes, total).proportion_ci(level, method="wilson")
     return Interval(
         low=float(interval.low), high=float(interval.high), level=level, method="Wilson score"
     )
@@ -69,7 +69,9 @@ def summarize(
     mean, interval = float(np.mean(numbers)), None
     if len(numbers) > 1:
         # Not scipy's `t.interval`, which is NaN for equal values.
-        half = float(stats.t.ppf(0.5 + level / 2, len(numbers) - 1) * stats.sem(numbers))
+        half = float(
+            scipy.stats.t.ppf(0.5 + level / 2, len(numbers) - 1) * scipy.stats.sem(numbers)
+        )
         interval = Interval(
             low=max(bounds[0], mean - half),
             high=min(bounds[1], mean + half),

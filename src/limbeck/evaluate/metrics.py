@@ -183,7 +183,11 @@ class Fidelity(Result):
 
 
 class Parity(Result):
-    """A comparison of two runtimes on one model: logit differences, whether within tolerance."""
+    """A comparison of two runtimes on one model: differences of outputs, whether within tolerance.
+
+    Of several real-valued targets, the differences and the tolerance are those of the target that
+    is closest to its tolerance.
+    """
 
     max_abs_difference: float
     mean_abs_difference: float
@@ -220,27 +224,37 @@ def fidelity(student: Predictions, teacher: Predictions) -> Fidelity:
 
 
 def parity(
-    reference: NDArray[Any], exported: NDArray[Any], *, samples: int, tolerance: float
+    reference: NDArray[Any],
+    exported: NDArray[Any],
+    *,
+    samples: int,
+    tolerance: float | Values,
 ) -> Parity:
     """Compare torch's outputs of one model with the exported file's: absolute differences.
 
     Args:
-        reference: The model's output, `[elements, width]`.
+        reference: The model's output, `[elements, width]` or `[elements, targets, levels]`.
         exported: The file's output of the same elements.
         samples: The number of samples of the elements.
-        tolerance: The largest difference allowed.
+        tolerance: The largest difference allowed; of several targets, one for each, broadcast over
+            the output. The record then has the differences and the tolerance of the target that is
+            closest to its tolerance.
     """
     with np.errstate(invalid="ignore"):
         difference = np.abs(reference.astype(np.float64) - exported)
     # Minus infinity on both sides (a class that both exclude) is no difference.
     difference[reference == exported] = 0.0
-    largest = float(difference.max())
+    largest = difference.max(axis=0)
+    limits = np.broadcast_to(tolerance, largest.shape)
+    worst = int(np.argmax(largest / np.maximum(limits, 1e-30)))
+    if np.size(tolerance) > 1:
+        difference = difference.reshape(len(difference), -1)[:, worst]
     return Parity(
-        max_abs_difference=largest,
+        max_abs_difference=float(largest.flat[worst]),
         mean_abs_difference=float(difference.mean()),
         agreement=float((exported.argmax(axis=1) == reference.argmax(axis=1)).mean()),
-        tolerance=tolerance,
-        within=largest <= tolerance,
+        tolerance=float(limits.flat[worst]),
+        within=bool((largest <= limits).all()),
         samples=samples,
     )
 

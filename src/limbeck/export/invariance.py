@@ -8,8 +8,8 @@ between calls, or modify their input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,9 @@ may round a sum near a boundary up or down.
 HALF, DECIDED = 0.5, 0.9
 """The shares of samples that must agree where activations are rounded, and in decisions."""
 
+TARGETS = {"value": -1, "quantiles": -2}
+"""The axis of targets in outputs of real values, by kind."""
+
 ALONE = 8  # number of samples predicted one at a time
 Outputs = dict[str, NDArray[Any]]
 
@@ -46,6 +49,7 @@ class Difference:
         tolerance: The allowed difference, in the output's unit.
         changed: The share of samples with another top class; None if a sample has no single one.
         share: The share of samples that must agree.
+        target: The place of the target in an output of several real values; otherwise None.
     """
 
     output: str
@@ -53,6 +57,7 @@ class Difference:
     tolerance: float
     changed: float | None
     share: float = 1.0
+    target: int | None = None
 
     @property
     def largest(self) -> float:
@@ -68,7 +73,9 @@ class Difference:
         return float(np.quantile(error, self.share, method="linear")) <= self.tolerance
 
     def __str__(self) -> str:
-        text = f'"{self.output}" differs by {self.largest:.3g}, tolerance {self.tolerance:.3g}'
+        which = "" if self.target is None else f" (target {self.target})"
+        figures = f"differs by {self.largest:.3g}, tolerance {self.tolerance:.3g}"
+        text = f'"{self.output}"{which} {figures}'
         if self.changed is None:
             return text
         return f"{text}, {self.changed:.1%} of {len(self.error)} samples have another class"
@@ -80,22 +87,24 @@ def compare(
     *,
     tolerance: float,
     rounded: bool = False,
-    strict: Collection[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> list[Difference]:
     """Compare two sets of predictions for the same samples, output by output.
 
     The tolerance of an output is `tolerance` times the median over samples of the spread (largest
-    minus smallest finite value), plus 1e-5 of the largest magnitude for rounding in float32.
-    Infinities of the same sign on both sides are equal.
+    minus smallest finite value), plus 1e-5 of the largest magnitude for rounding in float32. Each
+    target of real values has its own: its spread over all samples, in its own unit. Infinities of
+    the same sign on both sides are equal.
 
     Args:
         expected: The reference, `[n, ...]` per output.
         found: The predictions to compare, in the same shapes.
         tolerance: The largest relative difference allowed.
         rounded: Whether the model rounds activations; half of the samples must agree then.
-        strict: The outputs that must agree in every sample; None for all. The others are decisions,
-            such as which boxes are suppressed: a near tie may decide otherwise in another runtime,
-            so that nine in ten samples must agree.
+        kinds: The kind of each output that must agree in every sample, such as `value`
+            (`[n, ..., targets]`) or `quantiles` (`[n, ..., targets, levels]`); None for all. The
+            others are decisions, such as which boxes are suppressed: a near tie may decide
+            otherwise in another runtime, so that nine in ten samples must agree.
 
     Example:
         >>> one = {"logits": np.array([[2.0, 0.0], [0.0, 2.0]])}
@@ -104,13 +113,24 @@ def compare(
         >>> found.within, round(found.largest, 3)
         (False, 0.1)
     """
-    return [
-        _difference(
-            name, expected[name], found[name], tolerance, rounded, strict is None or name in strict
-        )
-        for name in expected
-        if len(expected[name])
-    ]
+    relative = tolerance * (ROUNDED if rounded else 1.0)
+    differences: list[Difference] = []
+    for name, one in expected.items():
+        if not len(one):
+            continue
+        other, kind = found[name], (kinds or {}).get(name, "")
+        decision = kinds is not None and not kind
+        share = HALF if rounded else DECIDED if decision else 1.0
+        if kind not in TARGETS or one.ndim < 2 or one.shape != other.shape:
+            whole = _difference(name, one, other, relative, ranked=not decision)
+            differences.append(replace(whole, share=share))
+            continue
+        several = one.shape[TARGETS[kind]] > 1
+        sides = (np.moveaxis(side, TARGETS[kind], 0) for side in (one, other))
+        for place, (left, right) in enumerate(zip(*sides, strict=True)):
+            single = _difference(name, left, right, relative, real=True)
+            differences.append(replace(single, share=share, target=place if several else None))
+    return differences
 
 
 def _difference(
@@ -118,14 +138,14 @@ def _difference(
     expected: NDArray[Any],
     found: NDArray[Any],
     relative: float,
-    rounded: bool,
-    strict: bool,
+    *,
+    real: bool = False,
+    ranked: bool = False,
 ) -> Difference:
     left = expected.reshape(len(expected), -1).astype(np.float64)
     right = found.reshape(len(found), -1).astype(np.float64)
     if left.shape != right.shape:
         return Difference(name, np.full(len(left), np.inf), 0.0, None)
-    single = left.shape[1] == 1
     with np.errstate(invalid="ignore"):
         error = np.where(left == right, 0.0, np.abs(left - right)).max(axis=1, initial=0.0)
     finite = np.where(np.isfinite(left), left, np.nan)
@@ -134,14 +154,14 @@ def _difference(
     if usable.size:
         ranges = np.nanmax(usable, axis=1) - np.nanmin(usable, axis=1)
         # Of a single value per sample, the spread is that over the samples.
-        spread = float(np.ptp(usable) if single else np.median(ranges))
+        over_samples = real or left.shape[1] == 1
+        spread = float(np.nanmax(usable) - np.nanmin(usable) if over_samples else np.median(ranges))
         magnitude = float(np.nanmax(np.abs(usable)))
-    allowed = relative * spread * (ROUNDED if rounded else 1.0) + 1e-5 * magnitude + 1e-7
+    allowed = relative * spread + 1e-5 * magnitude + 1e-7
     changed = None
-    if left.shape[1] > 1 and expected.ndim == 2 and strict:
+    if left.shape[1] > 1 and expected.ndim == 2 and ranked:
         changed = float((left.argmax(axis=1) != right.argmax(axis=1)).mean())
-    share = HALF if rounded else 1.0 if strict else DECIDED
-    return Difference(name, error, allowed, changed, share)
+    return Difference(name, error, allowed, changed)
 
 
 def check_invariance(
@@ -152,7 +172,7 @@ def check_invariance(
     model: nn.Module | None = None,
     tolerance: float = RELATIVE,
     rounded: bool = False,
-    strict: Collection[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
     axes: Axes | None = None,
 ) -> None:
     """Check that each sample gets the same prediction alone, in a batch, and in another order.
@@ -168,7 +188,7 @@ def check_invariance(
         model: The torch model of the predictor, whose modules are listed as likely causes.
         tolerance: The largest difference allowed, as a share of the spread of a sample's outputs.
         rounded: Whether the model rounds activations.
-        strict: The outputs that must agree in every sample; see `compare`.
+        kinds: The kind of each output that must agree in every sample; see `compare`.
         axes: The names of each input's axes, for inputs whose samples are not their first axis.
 
     Raises:
@@ -187,7 +207,7 @@ def check_invariance(
         ...
         limbeck.errors.InputError: student: got ... when predicted one at a time...
     """
-    same = partial(compare, tolerance=tolerance, rounded=rounded, strict=strict)
+    same = partial(compare, tolerance=tolerance, rounded=rounded, kinds=kinds)
     problems = list(_problems(predictor, batch, where, model, same, axes or {}))
     if problems:
         raise InputError(*problems)

@@ -59,12 +59,17 @@ def check_output_type(
         ...
         limbeck.errors.InputError: teacher.output_type: got 'logits', but each of 4 rows lies in...
     """
-    with torch.no_grad(), _raw_outputs(model) as raw, _SigmoidRecorder() as recorder:
+    with torch.no_grad(), _raw_outputs(model) as raw:
         logits = run()
     values = _first_rows(raw[-1] if raw else [logits], len(logits))
     if values is None or not len(values):
         return
-    actual = _type_of(values.float(), recorder.values)
+    sigmoids: list[Tensor] = []
+    if not _outside_unit(values):  # a second run, since recording operators loads torch's compiler
+        with torch.no_grad(), _SigmoidRecorder() as recorder:
+            run()
+        sigmoids = recorder.values
+    actual = _type_of(values.float(), sigmoids)
     if actual == output_type or (actual == "logits" and not _contradicts(values, output_type)):
         return
     place, rows = f"{where}.output_type", len(values)
@@ -84,8 +89,13 @@ class _Text(str):
         return str(self)
 
 
+def _outside_unit(values: Tensor) -> bool:
+    """Return whether a value is outside of [0, 1]: they are logits."""
+    return bool(not values.isfinite().all() or values.min() < 0 or values.max() > 1 + SUM_TOLERANCE)
+
+
 def _type_of(values: Tensor, sigmoids: list[Tensor]) -> str:
-    if not values.isfinite().all() or values.min() < 0 or values.max() > 1 + SUM_TOLERANCE:
+    if _outside_unit(values):
         return "logits"
     if values.shape[1] > 1 and bool(((values.sum(1) - 1).abs() < SUM_TOLERANCE).all()):
         return "probabilities"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -156,9 +155,12 @@ class Compression(Stage):
                 self.compressor.check(model, inputs)
                 if sum(parameter.numel() for parameter in model.parameters()) < DRY_RUN_PARAMETERS:
                     changed = copy.deepcopy(model)
-                    # Untrained weights may have nothing to compress where trained ones do.
-                    with suppress(NothingGainedError):
+                    try:
                         self.compressor.transform(changed, inputs)
+                    except NothingGainedError as error:
+                        # Trained weights may have something to compress where these do not.
+                        note = f"{where}: the stage stops if trained weights are as these: {error}"
+                        trial.context.progress.log(note)
                     trial.replace(self.role, changed)
         except CompressError as error:
             problem = Problem(where, self.method, "a method that fits the model", str(error))

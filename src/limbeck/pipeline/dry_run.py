@@ -15,6 +15,7 @@ from limbeck.errors import InputError, LimbeckError, Problem, gathered
 from limbeck.models.normal_form import check_copies
 from limbeck.models.outputs import check_output_type
 from limbeck.pipeline.artefacts import export
+from limbeck.pipeline.machine import threads
 from limbeck.pipeline.parity import COMPANY
 from limbeck.pipeline.stage_order import loads_teacher, stage_paths
 from limbeck.pipeline.statements import check_models, trains_teacher
@@ -40,10 +41,12 @@ class DryRun:
 
     Args:
         context: The context of the first seed's stages.
+        threads: The number of torch threads once a model is large; None keeps it.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, *, threads: int | None = None) -> None:
         self.context = context
+        self._threads = threads
         self.parameters: dict[str, int] = {}
         self._to_export: list[tuple[str, str, nn.Module]] = []  # type of model, place, model
         self._exported: set[str] = set()
@@ -85,6 +88,8 @@ class DryRun:
             self.teachers[0] = model
 
     def _model(self, spec: ModelSpec, where: str) -> nn.Module:
+        import torch
+
         context = self.context
         try:
             notes: list[str] = []
@@ -93,12 +98,14 @@ class DryRun:
         except InputError as error:
             raise InputError(*(of_model(problem, where) for problem in error.problems)) from error
         _has_a_head(context, spec, model, where)
+        self.parameters[where] = sum(one.numel() for one in model.parameters())
+        if self._threads is not None and self.parameters[where] >= EXPORTED:
+            torch.set_num_threads(self._threads)
         for note in notes:
             context.progress.log(f"{where}: {note}")
         _answers(context, model, where)
         _invariant(context, model, where)
         _returns_what_it_states(context, spec, model, where)
-        self.parameters[where] = sum(one.numel() for one in model.parameters())
         # limbeck's own models export; each of the user's models is tried, and of a library's one
         # of each type, where that takes seconds.
         if spec.source == "python":
@@ -142,26 +149,31 @@ class DryRun:
 def dry_run(context: Context) -> DryRun:
     """Dry-run every stage of a recipe, without training.
 
+    Small models run on one thread: threads that wait for each other take longer than the work.
+
     Returns:
         The built models.
 
     Raises:
         InputError: A stage would fail; the problems of all stages at once.
     """
+    import torch
+
     problems = [*_batch_fits(context), *_budget_fits(context)]
     fits = not problems
     if fits:
         problems += check_models(context.recipe, context.data).problems
-    trial = DryRun(context)
-    for where, stage in _stages(context) if fits else ():
+    trial = DryRun(context, threads=torch.get_num_threads())
+    with threads(1):
+        for where, stage in _stages(context) if fits else ():
+            try:
+                stage.dry_run(trial, where=where)
+            except InputError as error:
+                problems += [problem for problem in error.problems if problem not in problems]
         try:
-            stage.dry_run(trial, where=where)
+            trial.try_exports()
         except InputError as error:
             problems += [problem for problem in error.problems if problem not in problems]
-    try:
-        trial.try_exports()
-    except InputError as error:
-        problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise InputError(*problems)
     return trial
@@ -276,7 +288,7 @@ def _invariant(context: Context, model: nn.Module, where: str) -> None:
     task = context.task
     predictor = TorchPredictor(model, task)
     check_invariance(
-        predictor, inputs, where=where, model=model, strict=task.kinds, axes=task.inputs
+        predictor, inputs, where=where, model=model, kinds=task.kinds, axes=task.inputs
     )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from limbeck.data.split import Split
-    from limbeck.tasks import Task
+    from limbeck.tasks import Kind, Task
 
 PARITY = 1e-3
 """Allowed difference of an export from its model, as a share of the spread of a sample's logits."""
@@ -62,7 +62,8 @@ def check_export(
         split: The rows.
         where: The stage, for messages.
         model: The torch module, whose submodules are listed as likely causes.
-        tolerance: The largest difference allowed, as a share of the spread of an element's logits.
+        tolerance: The largest difference allowed, as a share of the spread of an element's logits,
+            or of a target's values over all elements.
         rounded: Whether the model rounds activations: then half of the elements must agree within a
             wider tolerance, and nine in ten must have the same class.
 
@@ -81,7 +82,7 @@ def check_export(
             where=where,
             model=model,
             rounded=rounded,
-            strict=task.kinds,
+            kinds=task.kinds,
             axes=task.inputs,
         )
     rows = compared_rows(exported_model, split)
@@ -89,7 +90,7 @@ def check_export(
         _outputs(side, task, split, rows, size)
         for side, size in ((torch_model, BATCH), (exported_model, BATCH // 2))
     )
-    differences = compare(reference, found, tolerance=tolerance, rounded=rounded, strict=task.kinds)
+    differences = compare(reference, found, tolerance=tolerance, rounded=rounded, kinds=task.kinds)
     first, kind = next(iter(task.kinds.items()))
     ranked = rounded and kind == "categorical"
     wrong = [one for one in differences if not one.within]
@@ -101,8 +102,10 @@ def check_export(
         allowed = f"a file that agrees with its model on {len(rows)} validation rows"
         given = f"an export whose {(wrong or differences)[0]}"
         raise InputError(Problem(where, given, allowed, fix))
-    limit = next(one.tolerance for one in differences if one.output == first)
-    return parity(reference[first], found[first], samples=len(rows), tolerance=limit)
+    limits = np.array([one.tolerance for one in differences if one.output == first])
+    if kind == "quantiles":
+        limits = limits[:, None]
+    return parity(reference[first], found[first], samples=len(rows), tolerance=limits)
 
 
 def compared_rows(predictor: Predictor, split: Split) -> list[int]:
@@ -119,7 +122,7 @@ def _outputs(
     for start in range(0, len(rows), size):
         batch = split.__getitems__(rows[start : start + size])
         found = {
-            name: element_rows(value, task.kinds[name]) if name in task.kinds else value
+            name: _rows(value, task.kinds[name]) if name in task.kinds else value
             for name, value in predictor.predict(batch).items()
         }
         if _varies(task):  # padding depends on the batch
@@ -127,6 +130,13 @@ def _outputs(
             found |= {name: found[name][weights[name].numpy() > 0] for name in task.kinds}
         parts.append(found)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _rows(values: NDArray[Any], kind: Kind) -> NDArray[Any]:
+    """Return an output as rows of elements; quantiles as `[steps, targets, levels]`."""
+    if kind == "quantiles":
+        return values.reshape(-1, *values.shape[-2:])
+    return element_rows(values, kind)
 
 
 def _varies(task: Task) -> bool:

@@ -157,12 +157,14 @@ def parity(result: RunResult) -> Table:
         row("Within the tolerance", lambda p: "yes" if p.within else "NO"),
         row("Samples", lambda p: fmt.integer(p.samples)),
     ]
-    if result.data.classes:
-        rows.insert(-1, row("Top-1 agreement", lambda p: fmt.percent(p.agreement)))
     caption = (
         "Outputs of the exported file in ONNX Runtime and of the PyTorch model that it was "
         "exported from, on the same samples; differences are absolute, in the units of the output."
     )
+    if result.data.classes:
+        rows.insert(-1, row("Top-1 agreement", lambda p: fmt.percent(p.agreement)))
+    else:
+        caption += " Of several targets, they are those of the one closest to its tolerance."
     return _table("ONNX Runtime and PyTorch", caption, shown, rows)
 
 

@@ -39,10 +39,14 @@ class Ordinal(Classification):
         """Build the task for a data set, and check the order of its classes.
 
         Raises:
-            InputError: The data have numeric targets; the order is not stated; or the names are
-                numbers, which neither increase nor decrease.
+            InputError: The data have numeric targets; labels are mixed; the order is not stated; or
+                the names are numbers, which neither increase nor decrease.
         """
         task = super().of(data)
+        if data.mixes_labels:
+            allowed = f"one class per sample, for {task.name}"
+            fix = "Leave out data.augment.mixup and cutmix, or use the task of unordered classes."
+            raise InputError(Problem("data.augment", "labels mixed of two classes", allowed, fix))
         numbers = numbers_in(task.classes)
         listed = ", ".join(task.classes)
         if numbers is None and not data.order_stated:

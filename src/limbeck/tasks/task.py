@@ -220,6 +220,11 @@ class TaskData(Protocol):
         ...
 
     @property
+    def mixes_labels(self) -> bool:
+        """Return whether training labels are mixtures of two, by mixup or CutMix."""
+        ...
+
+    @property
     def targets(self) -> Sequence[RealTarget]:
         """Return the numeric targets; none for classes."""
         ...

@@ -209,7 +209,6 @@ class SynchronizedBatchNorm(_BatchNorm):
             outputs = outputs * self.weight.view(shape) + self.bias.view(shape)
         return outputs.to(input.dtype)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _sum(self, values: Tensor) -> Tensor:
         return self.channel.sum(values, self)
 
@@ -252,6 +251,8 @@ def synchronized(*models: nn.Module) -> Iterator[Channel]:
     ]
     _refuse_others([(path, norm) for _, path, norm in places])
     channel = Channel()
+    # Processes do not exchange values in a compiled graph. The compiler takes a second to import.
+    channel.sum = torch.compiler.disable(channel.sum)  # type: ignore[method-assign]
     replacements = {norm: _replacement(norm, channel) for _, _, norm in places}
     channel.norms += replacements.values()
     for model, path, norm in places:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import nn
 from torch.nn.utils import parametrize
@@ -108,6 +110,8 @@ class Svd(Method):
         """Check the layers, and whether the target can be met."""
         plan = self._plan(model, work)
         self._saving(plan)
+        if not any(cost.most for cost in plan.costs.values()):
+            _smaller(dict.fromkeys(plan.forms, 1), plan)
         if self.rank is not None:
             _smaller(self._given_ranks(plan), plan)
 
@@ -127,7 +131,7 @@ class Svd(Method):
                 losses[path] = losses[path] * (moved[path] / share if share else 1.0)
         if saving:
             wanted = by_budget(plan.costs, losses, saving)
-        ranks = _smaller(wanted, plan)
+        ranks = _smaller(wanted, plan, losses)
         pairs = _pairs(model, plan, found, ranks)
         predict_with(model, pairs, work)
         before = parameters(model)
@@ -201,8 +205,17 @@ def _pairs(
     }
 
 
-def _smaller(wanted: Mapping[str, int], plan: Plan) -> dict[str, int]:
-    """Return the ranks at which the pair is smaller, and record the skipped layers."""
+def _smaller(
+    wanted: Mapping[str, int],
+    plan: Plan,
+    losses: Mapping[str, NDArray[np.float64]] | None = None,
+) -> dict[str, int]:
+    """Return the ranks at which the pair is smaller, and record the skipped layers.
+
+    Raises:
+        NothingGainedError: There are none. With the losses per rank, the fix names the largest
+            energy at which there would be one.
+    """
     ranks = {path: rank for path, rank in wanted.items() if rank <= plan.costs[path].most}
     for path in plan.forms:
         if path in wanted and path not in ranks:
@@ -211,5 +224,13 @@ def _smaller(wanted: Mapping[str, int], plan: Plan) -> dict[str, int]:
             can_save = plan.costs[path].most
             plan.skipped[path] = "the target is met without it" if can_save else "no rank saves"
     if not ranks:
-        raise NothingGainedError(f"no layer would become smaller. {'; '.join(plan.notes)}")
+        fix = "Select larger layers, with `layers`, or prune."
+        largest = [plan.costs[path].most for path in plan.forms]
+        if any(largest):
+            fix = f"Set `rank` to at most {max(largest)}, or `parameters`."
+        if any(largest) and losses:
+            costs = plan.costs.items()
+            kept = max(1 - losses[path][cost.most - 1] for path, cost in costs if cost.most)
+            fix = f"Set `energy` to at most {math.floor(1000 * kept) / 1000:g}, or `parameters`."
+        raise NothingGainedError(f"no layer would become smaller. {'; '.join(plan.notes)}. {fix}")
     return ranks

@@ -113,8 +113,10 @@ class Channels(Method):
         return self
 
     def check(self, model: nn.Module, work: CalibrationContext) -> None:
-        """Check that the model has channels to prune."""
-        self._select(trainable_copy(model), work, {})
+        """Check that the model has channels to prune, and that the ratio removes some."""
+        selection = self._select(trainable_copy(model), work, {})
+        if self.ratio is not None and self.scope == "layer":
+            self._check_ratio(self.ratio, selection)
 
     def transform(self, model: nn.Module, work: CalibrationContext) -> TransformResult:
         """Prune channels in place."""
@@ -139,10 +141,30 @@ class Channels(Method):
             broken |= found
         if not gone:
             sizes = ", ".join(f"{path}: {one.channels}" for path, one in selection.groups.items())
-            raise NothingGainedError(f"no channel would be removed; channels per group: {sizes}")
+            raise NothingGainedError(
+                f"no channel would be removed; channels per group: {sizes}. Raise the target, or "
+                "use a smaller round_to."
+            )
         change = adopt(model, pruned)
         what = f"{selection.count(gone)}, {before.to(cost(model, work))}"
         return TransformResult(change, what, selection.notes(gone, named=self.layers is not None))
+
+    def _check_ratio(self, ratio: float, selection: Selection) -> None:
+        """Raise if the ratio removes no channel from any group; their sizes decide."""
+        least = {}  # the smallest ratio that removes channels of a group
+        for path, group in selection.groups.items():
+            step = group.step(self.round_to or 1)
+            kept = (group.channels - 1) // step * step
+            if kept:
+                least[path] = (group.channels - kept - 0.5) / group.channels
+        sizes = ", ".join(f"{path}: {one.channels}" for path, one in selection.groups.items())
+        if not least:
+            allowed = f"a number below the channels of a group ({sizes})"
+            raise InputError(Problem("round_to", self.round_to or 1, allowed))
+        if ratio < min(least.values()):
+            share = math.ceil(1000 * min(least.values())) / 1000
+            allowed = f"at least {share:g}: below, no channel is removed (channels: {sizes})"
+            raise InputError(Problem("ratio", ratio, allowed))
 
     def _select(
         self, trial: nn.Module, work: CalibrationContext, broken: Mapping[str, str]

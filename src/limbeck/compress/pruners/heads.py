@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -83,9 +84,6 @@ class Heads(Method):
             for path, count in counts.items()
             if count
         }
-        if not gone:
-            numbers = ", ".join(f"{path}: {number}" for path, number in heads.items())
-            raise CompressError(f"no head would be removed; heads per layer: {numbers}")
 
         def remove() -> None:
             for path, removed in gone.items():
@@ -130,6 +128,14 @@ class Heads(Method):
         if few:
             allowed = ", ".join(f"at most {heads - 1} for {path}" for path, heads in few.items())
             raise InputError(Problem("heads", self.heads, allowed, f"skip: [{', '.join(few)}]"))
+        if not any(self._count(one.heads) for one in selected.values()):
+            most = max(one.heads for one in selected.values())
+            heads = ", ".join(f"{path}: {one.heads}" for path, one in selected.items())
+            if most == 1:
+                raise CompressError(f"no head would be removed; heads per layer: {heads}")
+            least = math.ceil(1000 * 0.5 / most) / 1000
+            allowed = f"at least {least:g}: below, no head is removed (heads: {heads})"
+            raise InputError(Problem("ratio", self.ratio, allowed))
         return selected
 
     def _count(self, heads: int) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import nn
 
 from limbeck.compress.method import FileMethod, Tolerance
 from limbeck.compress.onnx_weights import (
@@ -37,6 +39,8 @@ REASONS = {
 
 class Int8Dynamic(FileMethod):
     """Dynamic int8 quantisation of weights and activations, for transformers and LSTMs."""
+
+    layers: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear,)
 
     tolerance: Tolerance = 0.25
 

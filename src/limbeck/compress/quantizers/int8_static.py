@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import nn
 
 from limbeck.compress.method import FileMethod, Tolerance
 from limbeck.compress.onnx_weights import (
@@ -52,6 +53,7 @@ class Int8Static(FileMethod):
     """Static int8 quantisation of weights and activations, calibrated on training samples."""
 
     takes_samples: ClassVar[bool] = True
+    layers: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
     ranges: Literal["minmax", "entropy", "percentile"] = Field(
         "minmax", description="Method that determines the activation ranges from samples."

@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from limbeck.compress.method import FileMethod
 from limbeck.compress.quantizers import QUANTIZERS
+from limbeck.core.exits import HasExits
 from limbeck.core.registry import Registry
 from limbeck.errors import InputError, LimbeckError, Problem, RefusedError
 from limbeck.evaluate.flops import parameters
@@ -93,6 +94,10 @@ class Quantize(Compression):
         compressor, context, model = self.compressor, trial.context, trial.student
         if not isinstance(compressor, FileMethod) or parameters(model) >= DRY_RUN_PARAMETERS:
             return
+        spec, known = context.recipe.student, compressor.layers
+        layers = any(isinstance(part, known) for part in model.modules())
+        if spec and spec.source == "limbeck" and layers and not isinstance(model, HasExits):
+            return  # limbeck's own nets export, and have what the method compresses
         context.progress.log(f"{where}: trying the method on the untrained student's file")
         batch = {name: tensor.cpu() for name, tensor in trial.batch.items()}
         arrays = {name: tensor.numpy() for name, tensor in batch.items()}
