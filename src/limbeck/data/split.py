@@ -102,8 +102,12 @@ class Split:
         return self.epoch if self.views is None else self.epoch % self.views
 
     def set_seed(self, seed: int) -> None:
-        """Set the seed of the augmentation: the run's seed."""
-        self.seed = seed
+        """Set the seed of the augmentation: the run's seed.
+
+        A stated number of views is the same for every seed, so that one record of a teacher's
+        outputs serves them all.
+        """
+        self.seed = seed if self.views is None else 0
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next batches."""
