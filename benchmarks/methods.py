@@ -98,7 +98,8 @@ class RecordedTeacher(nn.Module):
                 for answer in map(teacher.answer, _views(data))
             ]
             names = ["logits", *paths]
-            record = {name: torch.cat(one) for name, one in zip(names, zip(*parts, strict=True))}
+            columns = zip(*parts, strict=True)
+            record = {name: torch.cat(one) for name, one in zip(names, columns, strict=True)}
             torch.save(record, file)
         self._record: dict[str, Tensor] = torch.load(file, weights_only=True, mmap=True)
         self._taps: set[str] = set()
@@ -182,17 +183,16 @@ def table(lines: list[dict[str, object]], split: str) -> str:
     for line in lines:
         found.setdefault(str(line["method"]), {})[int(line["seed"])] = float(line[split])
     seconds = {str(line["method"]): float(line["seconds"]) for line in lines}
-    base = found["label_only"]
+    base = found.get("label_only", {})
     rows = ["| method | accuracy, % | difference from labels alone, points | seeds | CPU s |"]
     rows.append("|-|-:|-:|-:|-:|")
     for method, values in sorted(found.items(), key=lambda one: -np.mean([*one[1].values()])):
         both = sorted(values.keys() & base.keys())
         gain = np.array([values[seed] - base[seed] for seed in both])
-        difference = "-" if method == "label_only" else over_seeds(gain, "+")
-        mean = np.mean([*values.values()])
-        rows.append(
-            f"| `{method}` | {mean:.1f} | {difference} | {len(both)} | {seconds[method]:.0f} |"
-        )
+        known = method != "label_only" and len(both) > 1
+        difference = over_seeds(gain, "+") if known else "-"
+        mean, count = np.mean([*values.values()]), len(values)
+        rows.append(f"| `{method}` | {mean:.1f} | {difference} | {count} | {seconds[method]:.0f} |")
     return "\n".join(rows)
 
 
