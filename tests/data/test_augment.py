@@ -146,6 +146,15 @@ def test_seed_and_epoch_change_the_images(digits: Data, other: str) -> None:
     assert not torch.equal(split.__getitems__(list(range(20)))["image"], before)
 
 
+def test_a_number_of_views_is_the_same_for_every_seed(digits: Data) -> None:
+    split = _split(digits, shift=1, views=2)
+    before = split.__getitems__(list(range(20)))["image"]
+    split.set_seed(1)
+    assert torch.equal(split.__getitems__(list(range(20)))["image"], before)
+    split.set_epoch(1)
+    assert not torch.equal(split.__getitems__(list(range(20)))["image"], before)
+
+
 def test_only_training_rows_are_augmented_and_not_in_evaluation(digits: Data) -> None:
     split = _split(digits, shift=1)
     plain = next(split.batches(20))

@@ -18,7 +18,10 @@ def is_there(name: str) -> bool:
     """Return whether a recipe's files are in the data folder."""
     files = read(shipped_recipes()[name])["data"].get("files", {})
     folder = REPOSITORY / data_folder()
-    return all((folder / path).exists() for path in files.values() if isinstance(path, str))
+    names = [
+        one for given in files.values() for one in ([given] if isinstance(given, str) else given)
+    ]
+    return all(any(folder.glob(name)) for name in names)
 
 
 def with_reason(name: str, *marks: pytest.MarkDecorator):

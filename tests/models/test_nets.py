@@ -18,6 +18,7 @@ from limbeck.models.build import build
 from limbeck.models.spec import ModelSpec, names
 
 COUNTS = {
+    "resnet8": 83_892,
     "resnet8x4": 1_233_540,
     "resnet20": 278_324,
     "resnet32": 472_756,

@@ -171,6 +171,18 @@ def test_the_rate_rises_then_falls(decay):
     assert rate(1.0, Training(epochs=1, warmup_ratio=1.0, learning_rate=2.0)) == 2.0
 
 
+def test_the_rate_is_a_tenth_after_each_milestone():
+    settings = Training(
+        epochs=240,
+        learning_rate=0.05,
+        warmup_ratio=0.0,
+        lr_schedule="step",
+        milestones=(0.625, 0.75),
+    )
+    rates = [rate(epoch / 240, settings) for epoch in (0, 149, 150, 179, 180, 239)]
+    assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005])
+
+
 def test_a_moving_average_is_what_validates_and_what_is_kept(tiny, tmp_path, accelerator):
     subject, seen, validated = tiny.scheme(), [], []
 

@@ -113,8 +113,12 @@ class Split:
         return augmentation.mixing if isinstance(augmentation, MixesSamples) else None
 
     def set_seed(self, seed: int) -> None:
-        """Set the seed of the augmentation: the run's seed."""
-        self.seed = seed
+        """Set the seed of the augmentation: the run's seed.
+
+        A stated number of views is the same for every seed, so that one record of a teacher's
+        outputs serves them all.
+        """
+        self.seed = seed if self.views is None else 0
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next batches."""

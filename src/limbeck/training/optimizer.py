@@ -107,6 +107,8 @@ def rate(progress: float, settings: Training) -> float:
             return peak * (1 - rest)
         case "constant":
             return peak
+        case "step":
+            return peak / 10 ** sum(progress >= one for one in settings.milestones)
 
 
 def moving_average(model: nn.Module, *, decay: float) -> AveragedModel:

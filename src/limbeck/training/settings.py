@@ -108,11 +108,20 @@ class Training(BaseModel):
         Share, Field(description="Share of the steps with linear warm-up from 0.")
     ] = 0.1
     lr_schedule: Annotated[
-        Literal["cosine", "linear", "constant"],
+        Literal["cosine", "linear", "constant", "step"],
         Field(
-            description="The learning rate after warm-up: cosine or linear decay to 0, or constant."
+            description="The learning rate after warm-up: cosine or linear decay to 0, constant, "
+            "or divided by 10 at each of `milestones`."
         ),
     ] = "cosine"
+    milestones: Annotated[
+        tuple[Share, ...],
+        Field(
+            max_length=100,
+            description="With `step`: shares of the training, by default epochs 150, 180 and 210 "
+            "of 240 (Tian et al. 2020).",
+        ),
+    ] = (0.625, 0.75, 0.875)
     max_grad_norm: Annotated[
         float | None,
         Field(

@@ -88,8 +88,8 @@ class AudioAugmentSpec(Settings):
         time_mask: The longest mask over time, in seconds.
         frequency_masks: The number of masks over frequency (SpecAugment).
         frequency_mask: The widest mask over frequency, in hertz.
-        views: The number of variants per clip, which epochs cycle through. Without it every epoch
-            has new variants, and teacher outputs cannot be cached.
+        views: The number of variants per clip, the same for every seed, which epochs cycle
+            through. Without it every epoch has new variants, and teacher outputs cannot be cached.
     """
 
     speed: Annotated[float, Field(ge=0, le=0.5)] = 0.0

@@ -144,8 +144,8 @@ class AugmentSpec(Settings):
         cutmix: Replace a window of each image by that of another row, and mix the labels by area;
             the number is alpha, 1 in the paper. With mixup, each image has one of the two.
         mix_probability: The share of the images that are mixed, each by its own draw.
-        views: The number of variants per image, which epochs cycle through. Without it every epoch
-            has new variants, and teacher outputs cannot be cached.
+        views: The number of variants per image, the same for every seed, which epochs cycle
+            through. Without it every epoch has new variants, and teacher outputs cannot be cached.
     """
 
     crop: Move = 0
