@@ -299,7 +299,7 @@ def demo(results: Results) -> str:
 
 
 def updated(page: str, results: Results) -> str:
-    """Insert the stored figures into a page.
+    """Insert the stored figures into a page, and remove rows of earlier ones.
 
     Raises:
         KeyError: A sentence names a result or a figure that does not exist.
@@ -309,6 +309,10 @@ def updated(page: str, results: Results) -> str:
         _, end, after = rest.partition(f"<!-- /{name} -->")
         if begin:
             page = f"{before}{begin}{write(results)}\n{end}{after}"
+    before, begin, earlier = page.partition("## Earlier figures\n")
+    stored = tuple(f"| `{one.recipe}` |" for one in results.values() if not one.overrides)
+    rows = [row for row in earlier.splitlines(keepends=True) if not row.startswith(stored)]
+    page = before + begin + "".join(rows)
     return FIGURE.sub(
         lambda m: f"<!-- {m[1]}.{m[2]} -->{figures(results[m[1]])[m[2]]}<!-- / -->", page
     )

@@ -56,6 +56,13 @@ def test_the_readme_states_no_gain_of_its_own(build):
     assert re.findall(r"[+−]\d+\.\d+ points", page) == []
 
 
+def test_earlier_figures_of_a_stored_recipe_are_removed(build, few_labels):
+    page = "## Earlier figures\n\n| `vision/few_labels` | 1 |\n| `vision/other` | 2 |\n"
+    expected = "## Earlier figures\n\n| `vision/other` | 2 |\n"
+    assert build.updated(page, {"vision-few_labels": few_labels}) == expected
+    assert build.updated(page, {}) == page
+
+
 def test_an_unknown_figure_is_an_error(build):
     with pytest.raises(KeyError, match="no-such"):
         build.updated("<!-- no-such.gain -->1<!-- / -->", {})
