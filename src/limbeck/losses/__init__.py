@@ -43,6 +43,7 @@ from limbeck.losses.features import (
 )
 from limbeck.losses.fused import fused_divergence
 from limbeck.losses.ordinal import cumulative_cross_entropy
+from limbeck.losses.quantiles import quantile_regression
 from limbeck.losses.relations import (
     correlation_congruence,
     pkt,
@@ -82,6 +83,7 @@ __all__ = [
     "neuron_selectivity",
     "overhaul",
     "pkt",
+    "quantile_regression",
     "review_kd",
     "rkd_angle",
     "rkd_distance",
@@ -97,6 +99,7 @@ __all__ = [
 OUTPUT_KINDS = {
     "binary_kl": "binary",
     "giou": "value",
+    "quantile_regression": "quantiles",
     "sigmoid_focal": "binary",
     **dict.fromkeys(
         (

@@ -33,6 +33,18 @@ def logit_mse(student, teacher):
     return ((student - teacher) ** 2).mean(1)
 
 
+def quantile_regression(student, teacher, levels=None):
+    if levels is None:
+        levels = (np.arange(student.shape[1]) + 0.5) / student.shape[1]
+    edges = np.array([0, *(np.array(levels[1:]) + levels[:-1]) / 2, 1])
+    value = np.zeros(len(student))
+    for quantile, level in zip(np.sort(student, axis=1).T, levels, strict=True):
+        for sample, weight in zip(np.sort(teacher, axis=1).T, np.diff(edges), strict=True):
+            share = np.where(sample > quantile, level, 1 - level)
+            value += weight * share * np.abs(sample - quantile) / len(levels)
+    return value
+
+
 def soft_target_kl(student, teacher, temperature):
     p, q = (special.softmax(x / temperature, axis=1) for x in (teacher, student))
     return temperature**2 * special.rel_entr(p, q).sum(1)
@@ -68,6 +80,14 @@ TRIALS = {
         partial(check_loss, smoothed, kind="hard_label", reference=label_smoothing)
     ],
     "logit_mse": [partial(check_loss, losses.logit_mse, kind="response", reference=logit_mse)],
+    "quantile_regression": [
+        partial(
+            check_loss,
+            losses.quantile_regression,
+            kind="response",
+            reference=quantile_regression,
+        )
+    ],
     "soft_target_kl": [
         partial(check_loss, losses.soft_target_kl, kind="divergence", reference=soft_target_kl)
     ],
