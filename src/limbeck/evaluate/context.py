@@ -133,8 +133,10 @@ class Distillation:
         samples: The samples of a split, spread evenly, as batches of tensors without augmentation:
             of `train`, `validation` or `test`, at most so many.
         sizes: The number of samples of each of these splits; others are not available.
+        seeds: The seeds of the run.
         scores: The test scores of all seeds, by role.
         curves: The trainings of all seeds.
+        baseline: The name of the baseline.
         temperature: The highest temperature of a term; 1 without.
         gradients: Computes the gradient norm of every term on some training batches.
         notes: What is unavailable, as sentences.
@@ -144,8 +146,10 @@ class Distillation:
     models: Mapping[Role, Predictor]
     samples: Callable[[str, int], Iterator[Mapping[str, Tensor]]]
     sizes: Mapping[str, int]
+    seeds: tuple[int, ...] = ()
     scores: Mapping[Role, tuple[float, ...]] = field(default_factory=dict)
     curves: Sequence[TrainingCurve] = ()
+    baseline: str = "label-only student"
     temperature: float = 1.0
     gradients: Callable[[], TermGradients] = TermGradients
     notes: Sequence[str] = ()

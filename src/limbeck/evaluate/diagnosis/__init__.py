@@ -91,6 +91,7 @@ def evaluate(
     gradients = found.gradients()
     figures = Figures(
         metric=found.metric,
+        baseline=found.baseline,
         splits=tuple(
             _scores(name, one, found, Resamples(one.samples, n_resamples=n_resamples))
             for name, one in splits.items()
@@ -195,6 +196,7 @@ def _seeds(found: Distillation) -> SeedScores | None:
         return summarize([found.metric.gain(own, over=alone) for own, alone in pairs])
 
     return SeedScores(
+        numbers=found.seeds,
         scores={role: summarize(values, bounds=bounds) for role, values in found.scores.items()},
         headroom=against_baseline("teacher"),
         gain=against_baseline("student"),

@@ -56,7 +56,7 @@ def trend(values: NDArray[np.float64]) -> Trend:
     """Classify a curve of which higher is better.
 
     Quarters are compared by their means. A difference is clear if it is above a tenth of the range
-    after the first quarter, and above twice the standard error that the differences of successive
+    after the first quarter, and above three times the standard error that the differences of successive
     epochs imply.
 
     Example:
@@ -70,7 +70,7 @@ def trend(values: NDArray[np.float64]) -> Trend:
     quarter = count // 4
     later = values[quarter:]
     noise = float(np.diff(later).std()) / np.sqrt(2)
-    clear = max(CLEAR * float(np.ptp(later)), 2 * noise * np.sqrt(2 / quarter))
+    clear = max(CLEAR * float(np.ptp(later)), 3 * noise * np.sqrt(2 / quarter))
     last = float(values[-quarter:].mean())
     means = np.convolve(values, np.ones(quarter) / quarter, mode="valid")
     if last - float(values[-2 * quarter : -quarter].mean()) > clear:

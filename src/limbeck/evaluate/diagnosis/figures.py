@@ -34,6 +34,7 @@ class SplitScores(Result):
 class SeedScores(Result):
     """The test scores of all seeds, with the differences of `SplitScores` seed by seed."""
 
+    numbers: tuple[int, ...]
     scores: dict[Role, Summary]
     headroom: Summary | None = None
     gain: Summary | None = None
@@ -41,7 +42,7 @@ class SeedScores(Result):
     @property
     def seeds(self) -> int:
         """Return the number of seeds."""
-        return max((len(one.values) for one in self.scores.values()), default=0)
+        return len(self.numbers)
 
     @property
     def recovered(self) -> float | None:
@@ -141,6 +142,7 @@ class Figures(Result):
 
     Attributes:
         metric: The primary metric.
+        baseline: The name of the baseline, such as "label-only student".
         splits: The first seed's scores by split.
         seeds: The test scores of all seeds.
         temperature: The highest temperature of the objective.
@@ -152,6 +154,7 @@ class Figures(Result):
     """
 
     metric: Metric
+    baseline: str = "label-only student"
     splits: tuple[SplitScores, ...] = ()
     seeds: SeedScores | None = None
     temperature: float = 1.0

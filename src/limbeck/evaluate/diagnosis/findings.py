@@ -9,6 +9,7 @@ from scipy import stats
 from limbeck.core.measurement import Interval, Result
 from limbeck.display import format as fmt
 from limbeck.evaluate.comparison import Estimate
+from limbeck.evaluate.context import Role
 from limbeck.evaluate.diagnosis.figures import Figures, TargetStatistics, TeacherAgreement
 from limbeck.evaluate.intervals import Summary
 
@@ -64,16 +65,16 @@ def outcome(found: Figures, fired: tuple[Finding, ...] = ()) -> str:
     """Write in one line whether distillation gains, and the first finding."""
     gain = _gain(found)
     if gain is None:
-        text = "The distillation gain is unknown, without a label-only baseline"
+        text = "The distillation gain is unknown, without a baseline"
     else:
         value, interval = gain
         written = fmt.gain_estimate(value, interval, found.metric)
         if interval is not None and interval.low > 0:
-            text = f"Distillation gains {written} of {found.metric.text} over labels alone"
+            text = f"Distillation gains over the {found.baseline}: {written} {found.metric.text}"
         elif interval is not None and interval.high < 0:
-            text = f"Distillation loses against labels alone: {written} of {found.metric.text}"
+            text = f"Distillation loses to the {found.baseline}: {written} {found.metric.text}"
         else:
-            text = f"No gain over labels alone is shown: {written} of {found.metric.text}"
+            text = f"No gain over the {found.baseline} is shown: {written} {found.metric.text}"
     return f"{text}{f'; {fired[0].short}' if fired else ''}."
 
 
@@ -116,11 +117,11 @@ def _weak_teacher(found: Figures) -> Finding | None:
     both = " and ".join(fmt.score(one, found.metric) for one in scores)
     return Finding(
         rule="weak_teacher",
-        short=f"the teacher is {better} than the label-only student ({both})",
-        evidence=f"The teacher is {better} than the label-only student: {found.metric.text} {both} "
+        short=f"the teacher is {better} than the {found.baseline} ({both})",
+        evidence=f"The teacher is {better} than the {found.baseline}: {found.metric.text} {both} "
         f"({where}).",
         advice="Improve the teacher first: train it longer, augment its rows, use an ensemble, or "
-        "train it on more rows. If the label-only student is already as good as the task allows, a "
+        "train it on more rows. If the baseline is already as good as the task allows, a "
         "smaller student or fewer labels would leave something to gain.",
     )
 
@@ -189,25 +190,34 @@ def _fit(found: Figures) -> Finding | None:
     train, test = found.agreement("train"), found.agreement("test")
     near = None if train is None else train.distance
     far = None if test is None else test.distance
+    if test is not None and far is not None and train is None and far > UNFITTED:
+        return Finding(
+            rule="underfits_teacher",
+            short=f"the student does not fit its teacher on test rows ({_written(test)})",
+            evidence=f"Student and teacher have {_written(test)} on the test rows, and the scheme "
+            "reads no training rows: the student does not fit the teacher.",
+            advice="Train it longer: its inputs have to cover more of the teacher's function.",
+        )
     if train is None or test is None or near is None or far is None:
         return None
     on_train, on_test = _written(train), _written(test)
+    compared = (
+        f"Student and teacher have {on_train} on the training rows, and {on_test} on the test rows"
+    )
     if near > UNFITTED and far < FARTHER * near:
         return Finding(
             rule="underfits_teacher",
             short=f"the student does not fit its teacher on the training rows ({on_train})",
-            evidence=f"On the training rows the student has {on_train} with its teacher, on test "
-            f"{on_test}: it does not fit the teacher even where it was trained.",
+            evidence=f"{compared}: the student does not fit the teacher even where it was trained.",
             advice="Train it longer or with a higher learning rate; if that changes nothing, it is "
             "too small for this teacher: use a larger student or a smaller teacher.",
         )
     if far > FITTED and far > FARTHER * near:
         return Finding(
             rule="few_rows",
-            short=f"the student fits its teacher on the training rows ({on_train}) and not on test "
-            f"({on_test})",
-            evidence=f"On the training rows the student has {on_train} with its teacher, on test "
-            f"{on_test}: it fits the teacher, and does not generalise its function.",
+            short=f"the student fits its teacher closer on the training rows ({on_train}) than on "
+            f"test ({on_test})",
+            evidence=f"{compared}: the student fits the teacher closer where it was trained.",
             advice="Distil on more rows: augmentation, mixup or unlabelled rows, which need no "
             "label.",
         )
@@ -217,7 +227,7 @@ def _fit(found: Figures) -> Finding | None:
 def _written(one: TeacherAgreement) -> str:
     if one.agreement is not None:
         return f"{fmt.percent(one.agreement, 1)} {one.name.lower()}"
-    return f"a difference of {fmt.number(one.difference or 0.0)} standard deviations"
+    return f"a difference of {fmt.number(one.difference or 0.0)} SD"
 
 
 def _silent_terms(found: Figures) -> Finding | None:
@@ -246,9 +256,35 @@ def _taken(found: Figures) -> Finding | None:
     return Finding(
         rule="lead_taken",
         short=f"it takes {share} of the teacher's lead of {lead}",
-        evidence=f"The teacher is better than the label-only student by {lead}, of which the "
-        f"student takes {share}.",
+        evidence=f"The teacher is better than the {found.baseline} by {lead}, of which the student "
+        f"takes {share}.",
         advice="Only a better teacher raises the gain; the student itself may be made smaller.",
+    )
+
+
+def _not_taken(found: Figures) -> Finding | None:
+    """Return that a lead is not taken, although the student fits its teacher."""
+    test, seeds = found.split("test"), found.seeds
+    if test is None or test.headroom is None or test.gain is None or _fit(found) is not None:
+        return None
+    several = seeds is not None and seeds.seeds > 1
+    over_seeds = seeds.headroom if seeds is not None and several else None
+    lead = test.headroom.value if over_seeds is None else over_seeds.mean
+    gain = test.gain.value
+    if over_seeds is not None and seeds is not None and seeds.gain is not None:
+        gain = seeds.gain.mean
+    if not _shown(over_seeds, test.headroom) or gain > lead / 2:
+        return None
+    share = fmt.percent(max(0.0, gain / lead), 0)
+    written = fmt.gain(lead, found.metric).lstrip("+")
+    return Finding(
+        rule="lead_not_taken",
+        short=f"the student takes {share} of the teacher's lead of {written}",
+        evidence=f"The teacher is better than the {found.baseline} by {written}, of which the "
+        f"student takes {share}, although it is close to its teacher.",
+        advice="Change the objective: the weight of the labels, the temperature, or a method on "
+        "features (`limbeck list methods`); and see whether the rows on which student and teacher "
+        "differ are those that the teacher gains.",
     )
 
 
@@ -256,7 +292,7 @@ def _longer(found: Figures) -> Finding | None:
     rising = [one for one in found.curves if one.trend == "rising"]
     if not rising:
         return None
-    who = fmt.listing([NAMES[one.role] for one in rising])
+    who = fmt.listing([_named(found, one.role) for one in rising])
     return Finding(
         rule="still_rising",
         short=f"the validation score of the {who} was still improving at the end",
@@ -271,7 +307,8 @@ def _shorter(found: Figures) -> Finding | None:
     if not peaked:
         return None
     parts = [
-        f"of the {NAMES[one.role]} in epoch {one.best_epoch:g} of {one.epochs}" for one in peaked
+        f"of the {_named(found, one.role)} in epoch {one.best_epoch:g} of {one.epochs}"
+        for one in peaked
     ]
     return Finding(
         rule="past_best",
@@ -283,7 +320,8 @@ def _shorter(found: Figures) -> Finding | None:
     )
 
 
-NAMES = {"teacher": "teacher", "student": "student", "baseline": "label-only student"}
+def _named(found: Figures, role: Role) -> str:
+    return found.baseline if role == "baseline" else role
 
 
 def _seeds(found: Figures) -> Finding | None:
@@ -335,6 +373,7 @@ RULES: tuple[Callable[[Figures], Finding | None], ...] = (
     _weak_teacher,
     _taken,
     _fit,
+    _not_taken,
     _one_hot,
     _silent_terms,
     _longer,

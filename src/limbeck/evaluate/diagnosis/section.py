@@ -14,17 +14,17 @@ from limbeck.evaluate.diagnosis.figures import LearningCurve, TeacherAgreement
 from limbeck.evaluate.intervals import Summary
 from limbeck.evaluate.section import SectionContent, student_columns
 
-LABELS: dict[Role, str] = {
-    "teacher": "Teacher",
-    "student": "Distilled student",
-    "baseline": "Label-only student",
-}
+ROLES: tuple[Role, ...] = ("teacher", "student", "baseline")
+
+
+def _label(found: Diagnosis, role: Role) -> str:
+    labels = {"teacher": "teacher", "student": "distilled student", "baseline": found.baseline}
+    return labels[role]
 
 
 def section(found: Diagnosis) -> SectionContent:
     """Draw the headroom, list the findings with their advice, and all figures."""
     tables = (
-        _findings(found),
         _scores(found),
         _targets(found),
         _agreements(found),
@@ -36,6 +36,7 @@ def section(found: Diagnosis) -> SectionContent:
         found.summary,
         panels=tuple(_headroom(found)),
         tables=tuple(table for table in tables if table.rows),
+        findings=tuple((one.evidence, one.advice) for one in found.findings),
     )
 
 
@@ -80,18 +81,16 @@ def _headroom(found: Diagnosis) -> Iterator[Panel]:
         marks = "One seed; below, the 95 % interval over the test samples."
     else:
         return
-    groups = [
-        Group(
-            label, role, scores[role][0], scores[role][1], _score(found, scores[role][1]),
-            ends(scores[role][2]),
-        )
-        for role, label in LABELS.items()
-        if role in scores
-    ]  # fmt: skip
+    groups = []
+    for role in ROLES:
+        if role in scores:
+            values, mean, interval = scores[role]
+            label = _label(found, role).capitalize()
+            groups.append(Group(label, role, values, mean, _score(found, mean), ends(interval)))
     title = "The teacher's lead, and what the student took of it"
     caption = f"Test {found.metric.text}, as the distillation exported the models. {marks}"
     described = "; ".join(f"{group.label}: {group.written}" for group in groups)
-    seeds = tuple(range(max(len(group.values) for group in groups)))
+    seeds = found.seeds.numbers if found.seeds is not None else (0,)
     chart = strip(groups, seeds, axis=tick_of(found.metric), title=title, description=described)
     yield Panel(title, caption, chart)
 
@@ -100,24 +99,11 @@ def _score(found: Diagnosis, value: float | None) -> str:
     return "–" if value is None else fmt.score(value, found.metric)
 
 
-def _findings(found: Diagnosis) -> Table:
-    rows = tuple(
-        Row(f"{number}. {one.evidence}", (one.advice,))
-        for number, one in enumerate(found.findings, start=1)
-    )
-    return Table(
-        "Findings",
-        "Rules that fired, the most probable cause first.",
-        student_columns("advice"),
-        rows,
-    )
-
-
 def _scores(found: Diagnosis) -> Table:
-    columns = tuple(Column(label.lower(), role) for role, label in LABELS.items())
+    columns = tuple(Column(_label(found, role), role) for role in ROLES)
     rows = []
     for one in found.splits:
-        cells = [_score(found, _value(one.scores.get(role))) for role in LABELS]
+        cells = [_score(found, _value(one.scores.get(role))) for role in ROLES]
         cells += [_difference(found, one.headroom), _difference(found, one.gain)]
         name = f"{one.split}, {fmt.plural(one.samples, 'sample')}"
         rows.append(Row(f"{name}, first seed" if found.seeds else name, tuple(cells)))
@@ -125,13 +111,13 @@ def _scores(found: Diagnosis) -> Table:
         seeds = found.seeds
         cells = [
             _score(found, seeds.scores[role].mean if role in seeds.scores else None)
-            for role in LABELS
+            for role in ROLES
         ]
         cells += [_over_seeds(found, one) for one in (seeds.headroom, seeds.gain)]
         rows.append(Row(f"test, mean of {seeds.seeds} seeds", tuple(cells)))
     return Table(
         f"{found.metric.title}: the teacher's lead and the gain",
-        "Differences from the label-only student, positive where better, with 95 % intervals: "
+        f"Differences from the {found.baseline}, positive where better, with 95 % intervals: "
         "paired over the samples, or Student's over seeds.",
         (*columns, *student_columns("teacher's lead", "gain")),
         tuple(rows),
@@ -204,7 +190,7 @@ def _agreements(found: Diagnosis) -> Table:
     return Table(
         "Fidelity to the teacher",
         f"{what[:1].upper()}{what[1:]} with the teacher; KL(teacher || model) in nats.",
-        tuple(Column(LABELS[role].lower(), role) for role in roles),
+        tuple(Column(_label(found, role), role) for role in roles),
         rows,
     )
 
@@ -221,7 +207,7 @@ def _terms(found: Diagnosis) -> Table:
 
 
 def _curves(found: Diagnosis) -> Table:
-    rows = tuple(Row(LABELS[one.role], _curve(found, one)) for one in found.curves)
+    rows = tuple(Row(_label(found, one.role), _curve(found, one)) for one in found.curves)
     return Table(
         "Learning curves",
         f"Validation {found.metric.text}, the mean of all trainings; the trend compares the last "
