@@ -56,8 +56,8 @@ def trend(values: NDArray[np.float64]) -> Trend:
     """Classify a curve of which higher is better.
 
     Quarters are compared by their means. A difference is clear if it is above a tenth of the range
-    after the first quarter, and above three times the standard error that the differences of successive
-    epochs imply.
+    after the first quarter, and above three times its standard error, by the differences of
+    successive epochs.
 
     Example:
         >>> rise, fall = np.linspace(0, 1, 12), np.linspace(1, 0.5, 12)
