@@ -4,8 +4,11 @@ import json
 import shutil
 
 import pytest
+import yaml
 
-TASKS = """
+from limbeck.pipeline.load_recipe import resolve
+
+RECIPE = """
 name: tiny
 task: image_classification
 data: {source: sklearn, name: digits, max_samples: {train: 200, validation: 60, test: 80}}
@@ -24,7 +27,7 @@ stages:
 @pytest.fixture(scope="module")
 def run(forks, tmp_path_factory):
     place = tmp_path_factory.mktemp("diagnose")
-    (place / "tiny.yaml").write_text(TASKS)
+    (place / "tiny.yaml").write_text(RECIPE)
     ended = forks("run", "tiny.yaml", "--quiet", cwd=place)
     assert ended.code == 0, ended.err
     return place / "runs" / "tiny"
@@ -67,9 +70,9 @@ def test_what_cannot_be_diagnosed_is_refused(run, forks, tmp_path):
     (unfinished / "run.json").unlink()
     ended = forks("diagnose", unfinished, cwd=tmp_path)
     assert (ended.code, "finish the run with `limbeck run RECIPE" in ended.err) == (2, True)
-    text = (unfinished / "recipe.yaml").read_text()
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    (bare / "recipe.yaml").write_text(text.replace("- distill:", "- train_teacher:", 1))
-    ended = forks("diagnose", bare, cwd=tmp_path)
-    assert ended.code == 2
+    pruned = tmp_path / "pruned"
+    pruned.mkdir()
+    content = resolve("vision/pipeline_a").model_dump(mode="json")
+    (pruned / "recipe.yaml").write_text(yaml.safe_dump(content))
+    ended = forks("diagnose", pruned, cwd=tmp_path)
+    assert (ended.code, "pruned, without a distillation; allowed:" in ended.err) == (2, True)
