@@ -59,7 +59,7 @@ def test_the_text_has_the_outcome_first(run, forks, tmp_path):
     saved = json.loads((run / "run.json").read_text())["evaluation"]["results"][0]["result"]
     assert ended.out.startswith(saved["summary"])
     assert "The teacher's targets" in ended.out
-    assert f"1. {saved['findings'][0]['evidence']}" in ended.out
+    assert f"1. {saved['causes'][0]['evidence']}" in ended.out
 
 
 def test_what_cannot_be_diagnosed_is_refused(run, forks, tmp_path):

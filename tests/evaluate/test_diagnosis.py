@@ -17,6 +17,7 @@ from limbeck.core.measurement import Interval
 from limbeck.evaluate.comparison import Estimate
 from limbeck.evaluate.context import Distillation, TermGradientNorm, TermGradients, TrainingCurve
 from limbeck.evaluate.diagnosis import Diagnosis, evaluate
+from limbeck.evaluate.diagnosis.causes import causes, outcome, seeds_needed
 from limbeck.evaluate.diagnosis.curves import learning_curves, trend
 from limbeck.evaluate.diagnosis.figures import (
     Figures,
@@ -27,7 +28,6 @@ from limbeck.evaluate.diagnosis.figures import (
     TeacherAgreement,
     TermShare,
 )
-from limbeck.evaluate.diagnosis.findings import findings, outcome, seeds_needed
 from limbeck.evaluate.diagnosis.predictions import (
     calibration_error,
     predict_split,
@@ -311,7 +311,7 @@ SILENT = {"terms": (TermShare(term="task", start=0.3, end=0.004), TermShare(term
     ],
 )  # fmt: skip
 def test_each_rule_fires_on_its_evidence_alone(made, rules, words):
-    fired = findings(made)
+    fired = causes(made)
     assert [one.rule for one in fired] == rules
     for one in fired:
         assert re.search(words, one.evidence)
@@ -323,7 +323,7 @@ def test_without_a_baseline_or_a_teacher_rules_are_silent():
     for role in ("baseline", "teacher"):
         only = {"student": estimate(0.9, 0.01), role: estimate(0.9, 0.01)}
         split = SplitScores(split="test", samples=10, scores=only)
-        assert not findings(Figures(metric=ACCURACY.metric, splits=(split,)))
+        assert not causes(Figures(metric=ACCURACY.metric, splits=(split,)))
     assert outcome(Figures(metric=ACCURACY.metric)).startswith("The distillation gain is unknown")
 
 
@@ -391,7 +391,7 @@ def test_an_evaluation_has_all_figures_and_its_section_draws_them():
         "Gradient share of the terms",
         "Learning curves",
     ]
-    assert len(content.findings) == len(found.findings) > 0
+    assert len(content.causes) == len(found.causes) > 0
     text = "\n".join(lines(found))
     for word in (found.summary, "test, mean of 2 seeds", "25.00 %", "Note: One note."):
         assert word in text

@@ -21,7 +21,7 @@ def diagnose(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Diagnose why a distillation gains over labels alone, or does not.
+    """Determine why a distillation gains over labels alone, or does not.
 
     The diagnosis becomes a section of the run's report, as that of `limbeck evaluate`.
     """

@@ -35,7 +35,7 @@ class SectionContent:
         tables: Detailed figures.
         samples: Illustrative samples.
         warnings: Warnings that must be seen.
-        findings: Findings in order, each with what to do about it.
+        causes: Probable causes in order, each with what to do about it.
     """
 
     title: str
@@ -44,7 +44,7 @@ class SectionContent:
     tables: tuple[Table, ...] = ()
     samples: tuple[Sample, ...] = ()
     warnings: tuple[str, ...] = ()
-    findings: tuple[tuple[str, str], ...] = ()
+    causes: tuple[tuple[str, str], ...] = ()
 
 
 def student_columns(*labels: str) -> tuple[Column, ...]:

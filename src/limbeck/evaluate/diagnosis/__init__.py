@@ -14,6 +14,7 @@ from limbeck.core.measurement import Metric
 from limbeck.evaluate.bootstrap import Resamples, paired_difference
 from limbeck.evaluate.comparison import Estimate, MetricComparison
 from limbeck.evaluate.context import Role, Workload
+from limbeck.evaluate.diagnosis.causes import Cause, causes, outcome
 from limbeck.evaluate.diagnosis.curves import learning_curves
 from limbeck.evaluate.diagnosis.figures import (
     Figures,
@@ -24,7 +25,6 @@ from limbeck.evaluate.diagnosis.figures import (
     TeacherAgreement,
     TermShare,
 )
-from limbeck.evaluate.diagnosis.findings import Finding, findings, outcome
 from limbeck.evaluate.diagnosis.predictions import (
     SplitPredictions,
     calibration_error,
@@ -50,13 +50,13 @@ class Diagnosis(Figures):
     """The figures of a distillation, and what follows from them.
 
     Attributes:
-        findings: The rules that fired, the most probable cause first.
-        summary: The outcome and the first finding, in one line.
+        causes: The rules that fired, the most probable cause first.
+        summary: The outcome and the first cause, in one line.
         comparisons: None.
         notes: Reasons for what could not be computed.
     """
 
-    findings: tuple[Finding, ...]
+    causes: tuple[Cause, ...]
     summary: str
     comparisons: tuple[MetricComparison, ...] = ()
     notes: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ def evaluate(
     rows: Annotated[int, Field(ge=10, le=1_000_000)] = 2000,
     n_resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000,
 ) -> Diagnosis:
-    """Diagnose why a distillation gains over its label-only baseline, or does not.
+    """Determine why a distillation gains over its label-only baseline, or does not.
 
     Teacher, student and baseline are compared on training, validation and test samples, as the
     `distill` stage exported them, before any compression.
@@ -82,7 +82,7 @@ def evaluate(
     if found is None:
         reason = "The student was not distilled: there is nothing to diagnose."
         none = Metric(name="", title="")
-        return Diagnosis(metric=none, findings=(), summary=reason, notes=(reason,))
+        return Diagnosis(metric=none, causes=(), summary=reason, notes=(reason,))
     splits = {
         split: predict_split(found, split, rows if split == "train" else MOST)
         for split in SPLITS
@@ -108,10 +108,10 @@ def evaluate(
         terms=_term_shares(gradients.norms),
         curves=tuple(learning_curves(found.curves, higher_is_better=found.metric.higher_is_better)),
     )
-    fired = findings(figures)
+    fired = causes(figures)
     return Diagnosis(
         **dict(figures),
-        findings=fired,
+        causes=fired,
         summary=outcome(figures, fired),
         notes=(*found.notes, *gradients.notes, *_notes(found, figures)),
     )

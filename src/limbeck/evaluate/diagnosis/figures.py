@@ -138,7 +138,7 @@ class LearningCurve(Result):
 
 
 class Figures(Result):
-    """The figures of a diagnosis, from which its findings follow.
+    """The figures of a diagnosis, from which its causes follow.
 
     Attributes:
         metric: The primary metric.

@@ -51,7 +51,7 @@ class _Means:
 
 @dataclass
 class SplitPredictions:
-    """What the models predict for the samples of a split.
+    """Predictions of the models for the samples of a split, summed up.
 
     Attributes:
         scores: The parts of the primary score per sample, by role.

@@ -23,7 +23,7 @@ def _label(found: Diagnosis, role: Role) -> str:
 
 
 def section(found: Diagnosis) -> SectionContent:
-    """Draw the headroom, list the findings with their advice, and all figures."""
+    """Draw the headroom, list the causes with their advice, and all figures."""
     tables = (
         _scores(found),
         _targets(found),
@@ -36,7 +36,7 @@ def section(found: Diagnosis) -> SectionContent:
         found.summary,
         panels=tuple(_headroom(found)),
         tables=tuple(table for table in tables if table.rows),
-        findings=tuple((one.evidence, one.advice) for one in found.findings),
+        causes=tuple((one.evidence, one.advice) for one in found.causes),
     )
 
 
@@ -45,9 +45,9 @@ def lines(found: Diagnosis) -> list[str]:
     shown = [found.summary, ""]
     for table in (_scores, _targets, _agreements, _terms, _curves):
         shown += _text(table(found))
-    for number, one in enumerate(found.findings, start=1):
+    for number, one in enumerate(found.causes, start=1):
         shown += [f"{number}. {one.evidence}", f"   {one.advice}"]
-    if not found.findings and found.splits:
+    if not found.causes and found.splits:
         shown.append("No rule found a cause in these figures.")
     notes = [f"Note: {note}" for note in found.notes if note != found.summary]
     return [*shown, *([""] if notes and shown[-1] else []), *notes]

@@ -1,4 +1,4 @@
-"""Findings of a diagnosis: an ordered list of rules, each with the evidence that it fired on."""
+"""Probable causes of a gain or its absence: rules, each with the evidence that it fired on."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ TAKEN = 0.8
 MOST_SEEDS = 100
 
 
-class Finding(Result):
+class Cause(Result):
     """A rule that fired.
 
     Attributes:
         rule: The name of the rule.
-        short: The finding as a clause, for a summary.
-        evidence: The finding with its figures, as sentences.
+        short: The cause as a clause, for a summary.
+        evidence: The cause with its figures, as sentences.
         advice: What to do, as sentences.
     """
 
@@ -56,13 +56,13 @@ class Finding(Result):
     advice: str
 
 
-def findings(found: Figures) -> tuple[Finding, ...]:
+def causes(found: Figures) -> tuple[Cause, ...]:
     """Apply all rules to the figures, in order: the most probable cause first."""
     return tuple(one for rule in RULES if (one := rule(found)) is not None)
 
 
-def outcome(found: Figures, fired: tuple[Finding, ...] = ()) -> str:
-    """Write in one line whether distillation gains, and the first finding."""
+def outcome(found: Figures, fired: tuple[Cause, ...] = ()) -> str:
+    """Write in one line whether distillation gains, and the first cause."""
     gain = _gain(found)
     if gain is None:
         text = "The distillation gain is unknown, without a baseline"
@@ -98,7 +98,7 @@ def _shown(over_seeds: Summary | None, over_samples: Estimate | None) -> bool:
     return sampled and min(over_seeds.values) > 0
 
 
-def _weak_teacher(found: Figures) -> Finding | None:
+def _weak_teacher(found: Figures) -> Cause | None:
     test, seeds = found.split("test"), found.seeds
     if test is None or test.headroom is None:
         return None
@@ -115,7 +115,7 @@ def _weak_teacher(found: Figures) -> Finding | None:
         where = f"means of {seeds.seeds} seeds; of the first, paired over test samples: {paired}"
     better = "no better" if lead <= 0 else "not shown to be better"
     both = " and ".join(fmt.score(one, found.metric) for one in scores)
-    return Finding(
+    return Cause(
         rule="weak_teacher",
         short=f"the teacher is {better} than the {found.baseline} ({both})",
         evidence=f"The teacher is {better} than the {found.baseline}: {found.metric.text} {both} "
@@ -126,14 +126,14 @@ def _weak_teacher(found: Figures) -> Finding | None:
     )
 
 
-def _one_hot(found: Figures) -> Finding | None:
+def _one_hot(found: Figures) -> Cause | None:
     train, test = found.target("train"), found.target("test")
     if train is None:
         return None
     if train.error is not None and test is not None and test.error is not None:
         if train.error > test.error / 2:
             return None
-        return Finding(
+        return Cause(
             rule="memorised_labels",
             short="the teacher's outputs on the training rows repeat the labels",
             evidence=f"The teacher's error on the training rows is {train.error:.2f} standard "
@@ -167,7 +167,7 @@ def _one_hot(found: Figures) -> Finding | None:
         if nearly
         else "the teacher has memorised the training labels"
     )
-    return Finding(rule="one_hot_targets", short=short, evidence=evidence, advice=UNSEEN)
+    return Cause(rule="one_hot_targets", short=short, evidence=evidence, advice=UNSEEN)
 
 
 def _memorised(train: TargetStatistics, test: TargetStatistics | None) -> bool:
@@ -186,12 +186,12 @@ UNSEEN = (
 )
 
 
-def _fit(found: Figures) -> Finding | None:
+def _fit(found: Figures) -> Cause | None:
     train, test = found.agreement("train"), found.agreement("test")
     near = None if train is None else train.distance
     far = None if test is None else test.distance
     if test is not None and far is not None and train is None and far > UNFITTED:
-        return Finding(
+        return Cause(
             rule="underfits_teacher",
             short=f"the student does not fit its teacher on test rows ({_written(test)})",
             evidence=f"Student and teacher have {_written(test)} on the test rows, and the scheme "
@@ -205,7 +205,7 @@ def _fit(found: Figures) -> Finding | None:
         f"Student and teacher have {on_train} on the training rows, and {on_test} on the test rows"
     )
     if near > UNFITTED and far < FARTHER * near:
-        return Finding(
+        return Cause(
             rule="underfits_teacher",
             short=f"the student does not fit its teacher on the training rows ({on_train})",
             evidence=f"{compared}: the student does not fit the teacher even where it was trained.",
@@ -213,7 +213,7 @@ def _fit(found: Figures) -> Finding | None:
             "too small for this teacher: use a larger student or a smaller teacher.",
         )
     if far > FITTED and far > FARTHER * near:
-        return Finding(
+        return Cause(
             rule="few_rows",
             short=f"the student fits its teacher closer on the training rows ({on_train}) than on "
             f"test ({on_test})",
@@ -230,12 +230,12 @@ def _written(one: TeacherAgreement) -> str:
     return f"a difference of {fmt.number(one.difference or 0.0)} SD"
 
 
-def _silent_terms(found: Figures) -> Finding | None:
+def _silent_terms(found: Figures) -> Cause | None:
     silent = [one for one in found.terms if one.latest is not None and one.latest < SILENT]
     if not silent or len(found.terms) < 2:
         return None
     named = fmt.listing([f"{one.term} ({fmt.percent(one.latest)})" for one in silent])
-    return Finding(
+    return Cause(
         rule="silent_term",
         short=f"a term has almost no gradient: {named}",
         evidence=f"Share of the gradient below 1 %: {named}.",
@@ -243,7 +243,7 @@ def _silent_terms(found: Figures) -> Finding | None:
     )
 
 
-def _taken(found: Figures) -> Finding | None:
+def _taken(found: Figures) -> Cause | None:
     seeds, test = found.seeds, found.split("test")
     if seeds is None or test is None or seeds.recovered is None or seeds.headroom is None:
         return None
@@ -253,7 +253,7 @@ def _taken(found: Figures) -> Finding | None:
         return None
     lead = fmt.gain(seeds.headroom.mean, found.metric).lstrip("+")
     share = fmt.percent(seeds.recovered, 0)
-    return Finding(
+    return Cause(
         rule="lead_taken",
         short=f"it takes {share} of the teacher's lead of {lead}",
         evidence=f"The teacher is better than the {found.baseline} by {lead}, of which the student "
@@ -262,7 +262,7 @@ def _taken(found: Figures) -> Finding | None:
     )
 
 
-def _not_taken(found: Figures) -> Finding | None:
+def _not_taken(found: Figures) -> Cause | None:
     """Return that a lead is not taken, although the student fits its teacher."""
     test, seeds = found.split("test"), found.seeds
     if test is None or test.headroom is None or test.gain is None or _fit(found) is not None:
@@ -277,7 +277,7 @@ def _not_taken(found: Figures) -> Finding | None:
         return None
     share = fmt.percent(max(0.0, gain / lead), 0)
     written = fmt.gain(lead, found.metric).lstrip("+")
-    return Finding(
+    return Cause(
         rule="lead_not_taken",
         short=f"the student takes {share} of the teacher's lead of {written}",
         evidence=f"The teacher is better than the {found.baseline} by {written}, of which the "
@@ -288,12 +288,12 @@ def _not_taken(found: Figures) -> Finding | None:
     )
 
 
-def _longer(found: Figures) -> Finding | None:
+def _longer(found: Figures) -> Cause | None:
     rising = [one for one in found.curves if one.trend == "rising"]
     if not rising:
         return None
     who = fmt.listing([_named(found, one.role) for one in rising])
-    return Finding(
+    return Cause(
         rule="still_rising",
         short=f"the validation score of the {who} was still improving at the end",
         evidence=f"In the last quarter of the epochs the validation score of the {who} was still "
@@ -302,7 +302,7 @@ def _longer(found: Figures) -> Finding | None:
     )
 
 
-def _shorter(found: Figures) -> Finding | None:
+def _shorter(found: Figures) -> Cause | None:
     peaked = [one for one in found.curves if one.trend == "past its best"]
     if not peaked:
         return None
@@ -310,7 +310,7 @@ def _shorter(found: Figures) -> Finding | None:
         f"of the {_named(found, one.role)} in epoch {one.best_epoch:g} of {one.epochs}"
         for one in peaked
     ]
-    return Finding(
+    return Cause(
         rule="past_best",
         short=f"the validation score was best {fmt.listing(parts)}",
         evidence=f"The validation score was best {fmt.listing(parts)}, and clearly worse at the "
@@ -324,12 +324,12 @@ def _named(found: Figures, role: Role) -> str:
     return found.baseline if role == "baseline" else role
 
 
-def _seeds(found: Figures) -> Finding | None:
+def _seeds(found: Figures) -> Cause | None:
     gain = None if found.seeds is None else found.seeds.gain
     if gain is None:
         return None
     if gain.interval is None:
-        return Finding(
+        return Cause(
             rule="one_seed",
             short="one seed shows no spread",
             evidence="One seed: how much the gain varies between trainings is unknown.",
@@ -340,7 +340,7 @@ def _seeds(found: Figures) -> Finding | None:
     needed = seeds_needed(gain)
     size = fmt.gain_estimate(gain.mean, gain.interval, found.metric)
     more = f"about {needed} seeds would show a difference of this size" if needed else FEW
-    return Finding(
+    return Cause(
         rule="few_seeds",
         short=f"the interval over {len(gain.values)} seeds includes zero",
         evidence=f"The interval over {len(gain.values)} seeds includes zero: {size}.",
@@ -369,7 +369,7 @@ def seeds_needed(gain: Summary) -> int | None:
     return None
 
 
-RULES: tuple[Callable[[Figures], Finding | None], ...] = (
+RULES: tuple[Callable[[Figures], Cause | None], ...] = (
     _weak_teacher,
     _taken,
     _fit,
