@@ -155,8 +155,8 @@ def _targets(found: Diagnosis) -> Table:
     )
     return Table(
         "The teacher's targets",
-        "Means over elements; entropy below a few hundredths of a nat means targets that say "
-        "hardly more than labels.",
+        "Means over elements; targets with an entropy of a few hundredths of a nat add hardly "
+        "anything to the labels.",
         tuple(Column(name, "teacher") for name, _ in columns),
         rows,
     )
