@@ -33,7 +33,7 @@ class Variant:
 
 def distilled(epochs: int = 6) -> dict[str, Any]:
     """The student that most variants go on from."""
-    return {"distill": {"epochs": epochs, "learning_rate": 0.01, "train_baseline": False, **TRAIN}}
+    return {"distill": {"epochs": epochs, "learning_rate": 0.01, "baseline": False, **TRAIN}}
 
 
 def groups() -> dict[str, list[Variant]]:

@@ -30,12 +30,12 @@ WIDTHS = {"digits": (64, 8), "fashion_mnist": (32, 16)}
 
 def variants(data: str) -> dict[str, list[dict[str, Any]]]:
     """Give the stages of each student, after the teacher was taught."""
-    distil = {"distill": {**DISTILLING[data], "train_baseline": False}}
+    distil = {"distill": {**DISTILLING[data], "baseline": False}}
     recover = {"epochs": 3, "learning_rate": 0.003, "cache_teacher": True}
     labels = {
         **DISTILLING[data],
         "objective": LABELS,
-        "train_baseline": False,
+        "baseline": False,
         "cache_teacher": False,
     }
     return {

@@ -230,7 +230,7 @@ def test_what_the_users_code_imports_and_reads_is_part_of_a_stage(forks, tiny, t
     settings = [
         "student={source: python, name: 'own.py:net'}",
         "stages.distill.objective=[task, 'python:own.py:loss']",
-        "stages.distill.train_baseline=false",
+        "stages.distill.baseline=false",
     ]
     more = [part for setting in settings for part in ("--set", setting)]
 

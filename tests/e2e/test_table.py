@@ -48,7 +48,7 @@ def folder(tmp_path_factory, quick_measuring):
         "threads": 1,
         "stages": [
             {"train_teacher": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01}},
-            {"distill": {"epochs": 1, "batch_size": 16, "train_baseline": False}},
+            {"distill": {"epochs": 1, "batch_size": 16, "baseline": False}},
             {"quantize": {"method": "int8_static", "calibration": 64}},
             {"export": {"format": "onnx"}},
             {"evaluate": {"evaluations": ["fairness"]}},

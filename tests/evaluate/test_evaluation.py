@@ -43,7 +43,7 @@ def found() -> Evaluation:
 
 def test_every_evaluation_has_a_result_and_a_section():
     assert SECTIONS.names() == RESULTS.names() == NAMES
-    assert len(NAMES) == 8
+    assert len(NAMES) == 9
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,7 +98,7 @@ def counted(**sizes):
     return dataclasses.replace(context, student=sides[0], teacher=sides[1])
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "cost"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("cost", "diagnosis")])
 def test_the_predictions_announced_are_those_made(name):
     announced = estimate(counted(samples=60, max_samples=20), name, BRIEF.get(name, {}))
     [number] = re.findall(r"([\d,]+) predictions", announced)
@@ -147,9 +147,9 @@ def test_seconds_are_measured_and_grow_with_the_work():
     ("task", "fit"),
     [
         ("image_classification", EVALUATIONS.names()),
-        ("node_classification", ["calibration", "cost", "fairness", "fidelity"]),
-        ("token_classification", ["cost"]),
-        ("series_forecasting", ["cost"]),
+        ("node_classification", ["calibration", "cost", "diagnosis", "fairness", "fidelity"]),
+        ("token_classification", ["cost", "diagnosis"]),
+        ("series_forecasting", ["cost", "diagnosis"]),
     ],
 )
 def test_evaluations_that_do_not_fit_a_task_are_refused(task, fit):

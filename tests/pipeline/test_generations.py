@@ -18,7 +18,7 @@ from limbeck.pipeline.validate import validate
 from limbeck.schemes.offline import OfflineSettings
 
 FIRST = {"distill": {"epochs": 1, "objective": ["task"]}}
-NEXT = {"distill": {"epochs": 1, "teacher": "student", "init": "fresh", "train_baseline": False}}
+NEXT = {"distill": {"epochs": 1, "teacher": "student", "init": "fresh", "baseline": False}}
 
 
 def content(*stages):
@@ -76,7 +76,7 @@ def test_each_generation_learns_from_the_one_before(tmp_path, monkeypatch, quick
 
     monkeypatch.setattr(OfflineSettings, "build_scheme", build)
     again = {"distill": NEXT["distill"] | {"init": "same"}}
-    fresh = {"distill": NEXT["distill"] | {"train_baseline": True}}
+    fresh = {"distill": NEXT["distill"] | {"baseline": {}}}
     copied = {"distill": NEXT["distill"] | {"init": {"layers": {"": ""}}}}
     recipe = content(FIRST, fresh, NEXT, again, copied, {"export": {"format": "onnx"}})
     recipe["seeds"], recipe["threads"], recipe["profiles"] = [0], 1, {}

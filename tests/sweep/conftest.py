@@ -23,7 +23,7 @@ student: {source: limbeck, name: digits_cnn, width: 2}
 threads: 1
 stages:
   - train_teacher: {epochs: 1, checkpoint_every: 0}
-  - distill: {epochs: 1, checkpoint_every: 0, batch_size: 32, train_baseline: false}
+  - distill: {epochs: 1, checkpoint_every: 0, batch_size: 32, baseline: false}
   - export: {format: onnx}
 """
 

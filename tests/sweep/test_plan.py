@@ -7,7 +7,7 @@ import pytest
 from limbeck.errors import InputError
 from limbeck.pipeline.load_recipe import resolve
 from limbeck.sweep.plan import costs_of, directions, plan, values, with_settings
-from limbeck.sweep.sampler import Sampler
+from limbeck.sweep.sampler import Sampler, Selected
 from limbeck.sweep.space import space_of
 
 
@@ -86,6 +86,14 @@ def test_all_problems_are_reported_together(planned, tmp_path):
 def test_a_recipe_without_export_is_refused(planned):
     stages = "stages=[train_teacher: {epochs: 1}, distill: {epochs: 1}]"
     assert "export" in refused(planned, "student.width=4,8", sets=(stages,))
+
+
+def test_a_baseline_selects_only_where_one_is_trained(planned):
+    varied = "stages.distill.baseline.learning_rate=0.01,0.02"
+    assert planned(varied, select=Selected.baseline).select == "baseline"
+    without = ("stages.distill.baseline=false",)
+    text = refused(planned, "student.width=4,8", sets=without, select=Selected.baseline)
+    assert "--select: got 'baseline'; allowed: student, without a `distill` stage" in text
 
 
 def test_a_grid_must_be_finite(planned):

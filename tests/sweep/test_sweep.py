@@ -13,7 +13,7 @@ from limbeck.report.load import load_run
 from limbeck.report.sweep import SweepResult
 from limbeck.sweep.budget import limits_of
 from limbeck.sweep.plan import figures_of, plan
-from limbeck.sweep.sampler import Sampler
+from limbeck.sweep.sampler import Sampler, Selected
 from limbeck.sweep.space import space_of
 
 pytest.importorskip("optuna", reason="the extra `sweep` is not installed: no optuna")
@@ -77,6 +77,12 @@ def test_the_test_samples_do_not_select(swept):
     shipped = run.shipped.model_copy(update={"measured": (better,)})
     changed = run.model_copy(update={"chain": (*run.chain[:-1], shipped)})
     assert figures_of(changed) == figures_of(run)
+    scores = [one.model_copy(update={"validation_score": 0.25}) for one in run.shipped.measured]
+    baseline = run.shipped.model_copy(update={"measured": tuple(scores)})
+    tuned = figures_of(run.model_copy(update={"baseline": baseline}), Selected.baseline)
+    assert tuned == figures_of(run).model_copy(update={"score": 0.25})
+    with pytest.raises(LimbeckError, match="--select baseline: the run trained no label-only"):
+        figures_of(run, Selected.baseline)
     chosen = result.chosen
     assert chosen.test == load_run(planned.folder(chosen.number)).shipped.measured[0].score
 

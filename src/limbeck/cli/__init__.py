@@ -16,6 +16,7 @@ import typer
 from limbeck.cli import (
     check,
     compare,
+    diagnose,
     doctor,
     evaluate,
     init,
@@ -55,6 +56,7 @@ VERBS = (
     check.check,
     compare.report,
     evaluate.evaluate,
+    diagnose.diagnose,
     compare.compare,
     sweep.sweep,
     listing.list_,

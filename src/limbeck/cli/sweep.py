@@ -10,7 +10,7 @@ import typer
 
 from limbeck.cli._options import Quiet, RecipeName, TrustCode, require_trust
 from limbeck.cli._terminal import show, watch
-from limbeck.sweep.sampler import Sampler
+from limbeck.sweep.sampler import Sampler, Selected
 
 
 def sweep(
@@ -38,6 +38,13 @@ def sweep(
             "size, latency, flops, parameters, memory, energy."
         ),
     ] = "size,latency",
+    select: Annotated[
+        Selected,
+        typer.Option(
+            help="Whose validation score is optimised; `baseline` tunes the label-only baseline, "
+            "by --vary stages.distill.baseline.learning_rate=..."
+        ),
+    ] = Selected.student,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -90,6 +97,7 @@ def sweep(
         trials=trials,
         timeout=timeout,
         seed=seed,
+        select=select,
     )
     with watch(quiet=quiet) as progress:
         from limbeck.sweep.run import sweep as run_sweep

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from limbeck.core.measurement import Metric
     from limbeck.export.predictor import Runnable
+    from limbeck.tasks import Task
 
 
 Batch = Mapping[str, Any]
@@ -86,6 +88,78 @@ class TextInputs:
     encode: Callable[[Sequence[str]], Mapping[str, Any]]
 
 
+Role = Literal["teacher", "baseline", "student"]
+
+
+@dataclass(frozen=True)
+class TrainingCurve:
+    """The validation score of one training after each epoch; `values` has an entry per epoch."""
+
+    role: Role
+    epochs: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TermGradientNorm:
+    """The gradient norm of a weighted term for the student's parameters, on one batch.
+
+    Attributes:
+        term: The name of the term.
+        at: The weights: `start`, those before the distillation, or `end`, those after it.
+        norm: The norm, times the weight of the term.
+    """
+
+    term: str
+    at: Literal["start", "end"]
+    norm: float
+
+
+class TermGradients(NamedTuple):
+    """The gradient norms of all terms on some batches, and notes on what was not measured."""
+
+    norms: Sequence[TermGradientNorm] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The distillation that produced the student, for its diagnosis.
+
+    Attributes:
+        task: The task, whose primary score is compared.
+        models: The exported files of that stage by role: the student before any compression, its
+            label-only baseline and its teacher, as far as there are any.
+        samples: The samples of a split, spread evenly, as batches of tensors without augmentation:
+            of `train`, `validation` or `test`, at most so many.
+        sizes: The number of samples of each of these splits; others are not available.
+        seeds: The seeds of the run.
+        scores: The test scores of all seeds, by role.
+        curves: The trainings of all seeds.
+        baseline: The name of the baseline.
+        temperature: The highest temperature of a term; 1 without.
+        gradients: Computes the gradient norm of every term on some training batches.
+        notes: What is unavailable, as sentences.
+    """
+
+    task: Task
+    models: Mapping[Role, Predictor]
+    samples: Callable[[str, int], Iterator[Mapping[str, Tensor]]]
+    sizes: Mapping[str, int]
+    seeds: tuple[int, ...] = ()
+    scores: Mapping[Role, tuple[float, ...]] = field(default_factory=dict)
+    curves: Sequence[TrainingCurve] = ()
+    baseline: str = "label-only student"
+    temperature: float = 1.0
+    gradients: Callable[[], TermGradients] = TermGradients
+    notes: Sequence[str] = ()
+
+    @property
+    def metric(self) -> Metric:
+        """Return the task's primary metric."""
+        return self.task.scores[0].metric
+
+
 @dataclass(frozen=True)
 class EvaluationContext:
     """Two models and the samples on which they are evaluated.
@@ -105,6 +179,7 @@ class EvaluationContext:
         seed: Seed of everything random.
         axes: The names of each input's axes, where samples are not the first axis of each.
         example: The inputs of one sample, for its cost; by default cut from the first batch.
+        distillation: The distillation that produced the student; None without one.
     """
 
     student: EvaluatedModel
@@ -119,6 +194,7 @@ class EvaluationContext:
     seed: int = 0
     axes: Axes = field(default_factory=dict)
     example: Batch | None = None
+    distillation: Distillation | None = None
 
     @cached_property
     def student_predictions(self) -> Predictions:

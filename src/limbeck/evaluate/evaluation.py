@@ -83,6 +83,11 @@ class EvaluationResult(Result):
         """Return the notes of the result."""
         return cast("EvaluationOutcome", self.result).notes
 
+    @property
+    def summary(self) -> str:
+        """Return the result in one sentence, if it has a `summary`; else an empty text."""
+        return str(getattr(self.result, "summary", ""))
+
 
 class Failed(Result):
     """One evaluation that raised an error, after so many seconds."""
@@ -175,6 +180,11 @@ def fits(name: str, *, classifier: bool, shared: bool) -> bool:
     of_classes = not getattr(module, "ANY_TASK", False)
     draws = getattr(module, "DRAWS_SAMPLES", False)
     return not (of_classes and not classifier) and not (draws and shared)
+
+
+def depends_on_seeds(name: str) -> bool:
+    """Return whether an evaluation reads the scores of all seeds: a module's `OF_ALL_SEEDS`."""
+    return bool(getattr(sys.modules[EVALUATIONS.load(name).__module__], "OF_ALL_SEEDS", False))
 
 
 def check_fit(evaluations: Iterable[str], *, classifier: bool, shared: bool, where: str) -> None:

@@ -35,6 +35,7 @@ class SectionContent:
         tables: Detailed figures.
         samples: Illustrative samples.
         warnings: Warnings that must be seen.
+        causes: Probable causes in order, each with what to do about it.
     """
 
     title: str
@@ -43,6 +44,7 @@ class SectionContent:
     tables: tuple[Table, ...] = ()
     samples: tuple[Sample, ...] = ()
     warnings: tuple[str, ...] = ()
+    causes: tuple[tuple[str, str], ...] = ()
 
 
 def student_columns(*labels: str) -> tuple[Column, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,7 @@ from limbeck.evaluate.evaluation import (
     EvaluationResult,
     Failed,
     check,
+    depends_on_seeds,
     estimate,
     evaluate_one,
 )
@@ -37,6 +39,7 @@ from limbeck.pipeline import run_folder as folders
 from limbeck.pipeline.artefacts import EVALUATION_BATCH
 from limbeck.pipeline.candidate import Candidate
 from limbeck.pipeline.context import normalization_of_data
+from limbeck.pipeline.diagnosis_inputs import distillation_of
 from limbeck.pipeline.progress import ProgressReporter
 from limbeck.pipeline.publish import write_report
 from limbeck.pipeline.stages.evaluate import Evaluate
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from limbeck.data.split import Split
     from limbeck.models.spec import ModelSpec
     from limbeck.pipeline.context import Context
+    from limbeck.report.result import RunResult
 
 FOLDER = "evaluations"
 Ended = Callable[[Evaluation], None]
@@ -66,22 +70,31 @@ class Kept(Result):
 
 
 def evaluation(
-    candidate: Candidate, context: Context, stage: Evaluate, *, ended: Ended
+    candidate: Candidate, context: Context, stage: Evaluate, *, result: RunResult, ended: Ended
 ) -> Evaluation:
     """Run the evaluations one by one, and save each when it ends.
 
     A saved evaluation of the same models, data, code and settings is loaded instead. An evaluation
     that raises is recorded with its error, and the others continue.
+
+    Args:
+        candidate: The first seed's chain, whose student ships.
+        context: Its context.
+        stage: The selected evaluations.
+        result: The result of the run so far, with all seeds.
+        ended: Called after each evaluation with all results.
     """
     identity = _identity(candidate, context)
     inputs = build_context(candidate, context, limit=stage.max_samples)
+    inputs = replace(inputs, distillation=distillation_of(candidate, context, result))
     done: list[EvaluationResult] = []
     failed: list[Failed] = []
     selected = stage.selected(context.task)
     names = list(selected)
     for number, (name, settings) in enumerate(selected.items(), start=1):
         path = context.run / FOLDER / f"{name}.json"
-        key = fingerprint.of_json([stage.max_samples, name, settings, _files(settings)])
+        seeds = _scores(result) if depends_on_seeds(name) else []
+        key = fingerprint.of_json([stage.max_samples, name, settings, _files(settings), *seeds])
         kept = _kept(path)
         label = f"evaluation {number}/{len(names)} {name}"
         if kept is not None and (kept.candidate, kept.key) == (identity, key):
@@ -129,6 +142,11 @@ def _identity(candidate: Candidate, context: Context) -> str:
     machine_ = describe().model_dump(mode="json")
     data = context.data.facts.fingerprint
     return fingerprint.of_json([stages, data, fingerprint.of_code(), machine_])
+
+
+def _scores(result: RunResult) -> list[tuple[float, ...]]:
+    links = [*result.chain, *filter(None, [result.baseline])]
+    return [link.score.values for link in links]
 
 
 def _kept(path: Path) -> Kept | None:
@@ -245,4 +263,4 @@ def reevaluate(run: Path, stage: Evaluate, *, watch: ProgressReporter) -> Evalua
     with folders.lock(run):
         candidate, context = folders.open_run(run, watch=watch)
         with machine.threads(context.recipe.threads):
-            return evaluation(candidate, context, stage, ended=write)
+            return evaluation(candidate, context, stage, result=result, ended=write)

@@ -158,7 +158,9 @@ class Work:
             write_report(result.model_copy(update={"evaluation": found}), out=self.out)
 
         context = self._context(self.recipe.seeds[0])
-        found = context.on_main_process(lambda: evaluation(candidate, context, stage, ended=ended))
+        found = context.on_main_process(
+            lambda: evaluation(candidate, context, stage, result=result, ended=ended)
+        )
         return result.model_copy(update={"evaluation": found})
 
     def dry_run(self) -> DryRun:

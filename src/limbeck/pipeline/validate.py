@@ -169,7 +169,18 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _merged(problems: list[Problem]) -> list[Problem]:
-    """Merge problems of one value that fits no branch of a union."""
+    """Merge problems of one value that fits no branch of a union.
+
+    Of a mapping that fits one branch but for some keys, only the problems of these keys are kept.
+    """
+    problems = [
+        one
+        for one in problems
+        if not (
+            isinstance(one.given, Mapping)
+            and any(other.where.startswith(f"{one.where}.") for other in problems)
+        )
+    ]
     by_place: dict[tuple[str, int], list[Problem]] = {}
     for problem in problems:
         by_place.setdefault((problem.where, id(problem.given)), []).append(problem)

@@ -449,7 +449,7 @@ def comparison_lines(evaluation: Evaluation) -> list[str]:
     """Write the comparisons of an evaluation as lines of plain text, each with a sign."""
     lines: list[str] = []
     for one in evaluation.results:
-        lines += ["", one.evaluation]
+        lines += ["", one.evaluation, *([f"  {one.summary}"] if one.summary else [])]
         lines += [f"  {_SIGNS[metric.verdict]} {metric.summary}" for metric in one.comparisons]
         lines += [f"    Note: {note}" for note in one.notes]
     unfinished = _unfinished(evaluation)

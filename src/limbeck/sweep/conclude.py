@@ -6,7 +6,7 @@ import math
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from limbeck.report.sweep import (
 )
 from limbeck.sweep.budget import Limits, choose
 from limbeck.sweep.plan import Plan, directions, values, with_settings
+from limbeck.sweep.sampler import Selected
 from limbeck.sweep.space import key
 from limbeck.tasks import Batch
 
@@ -126,11 +127,26 @@ def conclude(plan: Plan, trials: Sequence[Trial], limits: Limits | None) -> Swee
             seconds=math.fsum(trial.seconds for trial in trials),
         ),
         cross_validation=_cross_validation(plan, done),
-        notes=(note, COMPARED, VALIDATED, *((ONE_SEED,) if len(recipe.seeds) == 1 else ())),
+        notes=(
+            note,
+            *_selected(plan),
+            COMPARED,
+            VALIDATED,
+            *((ONE_SEED,) if len(recipe.seeds) == 1 else ()),
+        ),
     )
     write_json(plan.out / "sweep.json", result.model_dump(mode="json"))
     write_text(plan.out / "sweep.html", render_sweep(result))
     return result
+
+
+def _selected(plan: Plan) -> Iterator[str]:
+    """Yield a note if another model's score than the shipped student's was optimised."""
+    if plan.select is Selected.baseline:
+        yield (
+            "The score is that of the label-only baseline (`--select baseline`); costs are those "
+            "of the student."
+        )
 
 
 def _cross_validation(plan: Plan, done: Sequence[Trial]) -> tuple[CrossValidation, ...]:

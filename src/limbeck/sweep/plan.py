@@ -14,11 +14,12 @@ from limbeck.evaluate.pareto import Direction
 from limbeck.pipeline.load_recipe import put_all
 from limbeck.pipeline.recipe import Recipe
 from limbeck.pipeline.run_folder import check_folder
+from limbeck.pipeline.stages.distill import Distill
 from limbeck.pipeline.validate import validate
 from limbeck.report.result import Link, RunResult
 from limbeck.report.sweep import COSTS, Cost, Figures
 from limbeck.report.verdict import p50
-from limbeck.sweep.sampler import Sampler
+from limbeck.sweep.sampler import Sampler, Selected
 from limbeck.sweep.space import Space, size
 
 
@@ -65,20 +66,25 @@ def values(figures: Figures, costs: Sequence[Cost]) -> list[float]:
     return [float(value) for value in found.values()]
 
 
-def figures_of(result: RunResult) -> Figures:
+def figures_of(result: RunResult, select: Selected = Selected.student) -> Figures:
     """Return the figures of a run that select a trial, none of them from the test samples.
 
+    Costs are those of the shipped student.
+
     Raises:
-        LimbeckError: The latency was not measured.
+        LimbeckError: The latency was not measured, or there is no baseline to select by.
     """
     shipped, teacher = result.shipped, result.teacher
+    scored = shipped if select is Selected.student else result.baseline
+    if scored is None:
+        raise LimbeckError("--select baseline: the run trained no label-only baseline")
     first = shipped.measured[0]
     latency = p50(first)
     if latency is None:
         raise LimbeckError("the latency on one thread was not measured")
     return Figures(
         metric=result.metric,
-        score=_validated(shipped),
+        score=_validated(scored),
         teacher_score=None if teacher is None else _validated(teacher),
         size=first.cost.size_bytes,
         latency=latency,
@@ -112,6 +118,7 @@ class Plan:
         trials: The total number of trials, including earlier and failed ones.
         timeout: Seconds after which a worker begins no further trial.
         seed: The sampler's seed.
+        select: The model whose validation score is optimised.
     """
 
     content: dict[str, Any]
@@ -122,6 +129,7 @@ class Plan:
     trials: int
     timeout: float | None
     seed: int
+    select: Selected = Selected.student
 
     @property
     def recipe(self) -> Recipe:
@@ -143,6 +151,7 @@ def plan(
     trials: int | None = None,
     timeout: float | None = None,
     seed: int = 0,
+    select: Selected = Selected.student,
 ) -> Plan:
     """Build a plan, with every choice validated against the recipe.
 
@@ -157,6 +166,9 @@ def plan(
     stages = [stage for stage in content["stages"] if "evaluate" not in stage]
     content["stages"] = stages
     problems = _check_choices(content, space)
+    if select is Selected.baseline and not _has_baseline(recipe):
+        allowed = "student, without a `distill` stage that trains a baseline"
+        problems.append(Problem("--select", select.value, allowed))
     last = next(iter(stages[-1])) if stages else "nothing"
     if last != "export":
         allowed = "an `export` stage: its file is measured"
@@ -169,7 +181,14 @@ def plan(
         problems.append(Problem("--sampler", "grid", "a space that can be listed", fix))
     if problems:
         raise InputError(*problems)
-    return Plan(content, space, costs, out, sampler, trials or count or TRIALS, timeout, seed)
+    return Plan(
+        content, space, costs, out, sampler, trials or count or TRIALS, timeout, seed, select
+    )
+
+
+def _has_baseline(recipe: Recipe) -> bool:
+    stages = [stage for _, stage in recipe.parsed_stages() if isinstance(stage, Distill)]
+    return any(stage.baseline and stage.terms().needs_teacher for stage in stages)
 
 
 def with_settings(content: Mapping[str, Any], settings: Mapping[str, Any]) -> Recipe:

@@ -109,7 +109,7 @@ def _figures(plan: Plan, taken: Taken, watch: ProgressReporter) -> Figures:
         runs = (plan.out / "trials").glob("[0-9]*")
         share(recipe, folder, sorted(runs, key=lambda path: int(path.name), reverse=True))
         # A trial that was killed resumes from its checkpoint, bit for bit.
-        return figures_of(run(recipe, out=folder, resume=True, watch=watch))
+        return figures_of(run(recipe, out=folder, resume=True, watch=watch), plan.select)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The sampler names, in a module without heavy imports, for the command line's help."""
+"""The names of options, in a module without heavy imports, for the command line's help."""
 
 from __future__ import annotations
 
@@ -11,3 +11,10 @@ class Sampler(StrEnum):
     tpe = "tpe"
     nsga2 = "nsga2"
     grid = "grid"
+
+
+class Selected(StrEnum):
+    """The model whose validation score a sweep optimises."""
+
+    student = "student"
+    baseline = "baseline"

@@ -168,6 +168,7 @@ class Study:
         planned = {
             "--vary": {path: str(domain) for path, domain in sorted(self._plan.space.items())},
             "--minimize": list(self._plan.costs),
+            "--select": self._plan.select.value,
             "recipe": fingerprint.of_json(recipe),
         }
         stored = self._study.user_attrs.get("planned")
@@ -176,9 +177,9 @@ class Study:
             return
         fix = "Give another --out for another sweep."
         problems = [
-            Problem(name, value, f"{stored[name]}, as the sweep in {self._plan.out} has", fix)
+            Problem(name, value, f"{stored.get(name)}, as the sweep in {self._plan.out} has", fix)
             for name, value in planned.items()
-            if value != stored[name]
+            if value != stored.get(name)
         ]
         if problems:
             raise InputError(*problems)

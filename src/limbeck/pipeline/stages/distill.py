@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from limbeck.core.imports import are_deferred
 from limbeck.core.registry import is_own
+from limbeck.display import format as fmt
 from limbeck.errors import InputError, Problem, gathering
 from limbeck.models.build import is_fitted
 from limbeck.models.initialize import copy_layers
@@ -41,14 +42,42 @@ if TYPE_CHECKING:
     from limbeck.teachers import Teacher
 
 
+class BaselineTraining(BaseModel):
+    """Training settings of the label-only baseline that differ from the student's.
+
+    A fair baseline has its own tuned learning rate. None of these settings changes the cost of
+    the training: the number of steps, batches and augmentation are always the student's.
+
+    Example:
+        >>> BaselineTraining(learning_rate=0.01).own
+        {'learning_rate': 0.01}
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: Annotated[
+        float | None,
+        Field(gt=0, le=1000, description="Default: the student's, here and below."),
+    ] = None
+    weight_decay: Annotated[float | None, Field(ge=0, le=1000)] = None
+    warmup_ratio: Annotated[float | None, Field(ge=0, le=1)] = None
+    lr_schedule: Literal["cosine", "linear", "constant"] | None = None
+
+    @property
+    def own(self) -> dict[str, float | str]:
+        """Return the settings that are given."""
+        return self.model_dump(exclude_none=True)
+
+
 class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
     """Distillation of the student, with an objective over labels, teacher outputs and features.
 
     The label-only baseline is the scheme's control: the same student trained on labels alone, from
-    the same initial weights, on the same samples in the same order for as many epochs; the
-    difference is the distillation gain. A second `distill` continues from the first, and so does
-    its baseline; after a stage that changed the student's structure, both start from that stage's
-    result; with `init: fresh` or `init: {layers: ...}`, both start from the same new weights.
+    the same initial weights, on the same samples in the same order for as many epochs, with the
+    learning rate of `baseline` if it has one; the difference is the distillation gain. A second
+    `distill` continues from the first, and so does its baseline; after a stage that changed the
+    student's structure, both start from that stage's result; with `init: fresh` or
+    `init: {layers: ...}`, both start from the same new weights.
     """
 
     produces: ClassVar[tuple[str, ...]] = ("student", "float student")
@@ -68,9 +97,14 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
             "ones of another seed, or, by `{layers: ...}`, copies of the teacher's layers."
         ),
     ] = "same"
-    train_baseline: Annotated[
-        bool, Field(description="Train the same student on labels alone beside it.")
-    ] = True
+    baseline: Annotated[
+        Literal[False] | BaselineTraining,
+        Field(
+            description="The label-only baseline: settings of its own in place of the student's, "
+            "such as `{learning_rate: 0.01}`; also `weight_decay`, `warmup_ratio` and "
+            "`lr_schedule`. `false` trains none."
+        ),
+    ] = BaselineTraining()
 
     @classmethod
     def variant(cls, settings: object) -> type[Stage]:
@@ -144,7 +178,7 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         """Build student, teacher and further models, and connect them once as in training."""
         context = trial.context
         with located(where):
-            models = self._further(context)
+            models = self.build_further(context)
         teachers = [_scaled(trial.student)] if self.teacher == "student" else []
         if self.init != "same":  # without the changes of earlier stages
             fresh = context.build(context.student_spec, seed=context.seed_of(generation=1))
@@ -178,7 +212,7 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
             bounds=_bounds(context.data.preprocess.bounds),
         )
 
-    def _further(self, context: Context) -> list[nn.Module]:
+    def build_further(self, context: Context) -> list[nn.Module]:
         """Build the scheme's further models, each with weights of its own seed."""
         models = []
         for number, (where, spec) in enumerate(self.further_models().items(), start=1):
@@ -190,11 +224,11 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
     def run(self, candidate: Candidate, context: Context) -> Candidate:
         """Train the student and its label-only baseline."""
         teacher = self.frozen_teacher(context, candidate.state(self.teacher))
-        initial = self._initial(candidate, context)
+        initial = self.initial(candidate, context)
         # The baseline first: a teacher that is no better than it is reported before the
         # distillation.
         baseline = []
-        if self.train_baseline and self.terms().needs_teacher:
+        if self.baseline and self.terms().needs_teacher:
             state, begin = candidate.state("baseline"), initial.state
             same = begin.weights and state.weights and state.changes == begin.changes
             begun = replace(initial, state=state) if same else initial
@@ -207,7 +241,7 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         )
         if note:
             context.progress.log(note)
-        models = self._further(context)
+        models = self.build_further(context)
 
         def scheme(student: nn.Module) -> Scheme:
             return self.training_scheme(context, student, teacher, models)
@@ -218,23 +252,33 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
             what=" + ".join(self.loss_names()),
             artefacts=[artefact for artefact, _ in trained],
             curves=[curve for _, curve in trained],
-            notes=[*([note] if note else []), *initial.notes],
+            notes=[*([note] if note else []), *self._baseline_notes(baseline), *initial.notes],
         )
         return candidate.append(context.folder, record)
 
-    def _initial(self, candidate: Candidate, context: Context) -> _Initial:
+    def _baseline_notes(self, trained: Sequence[object]) -> list[str]:
+        """Return a note on the settings in which the baseline differs from the student."""
+        if not (trained and self.baseline and self.baseline.own):
+            return []
+        own = (
+            f"{name} {value} (student {getattr(self, name)})"
+            for name, value in self.baseline.own.items()
+        )
+        return [f"The {self.control_label} was trained with {fmt.listing(list(own))}."]
+
+    def initial(self, candidate: Candidate, context: Context) -> InitialStudent:
         """Return the weights to start from."""
         if self.init == "same":
-            return _Initial(candidate.state("student"))
+            return InitialStudent(candidate.state("student"))
         generation = sum(link.artefact("student") is not None for link in candidate.lineage)
         if self.init == "fresh":
-            return _Initial(State(), generation)
+            return InitialStudent(State(), generation)
         specs = self.teacher_specs(context.recipe)
         [teacher] = teacher_models(context, candidate.state(self.teacher), specs)
-        return _Initial(State(), generation, self.init.layers, teacher)
+        return InitialStudent(State(), generation, self.init.layers, teacher)
 
     def _control(
-        self, context: Context, initial: _Initial, teacher: Teacher | None
+        self, context: Context, initial: InitialStudent, teacher: Teacher | None
     ) -> tuple[Artefact, Curve]:
         """Train the scheme's control, in a subfolder of this stage."""
         artefact, curve = self._train(
@@ -254,18 +298,20 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
         self,
         context: Context,
         scheme: Callable[[nn.Module], Scheme],
-        initial: _Initial,
+        initial: InitialStudent,
         *,
         role: Role = "student",
         label: str = "distilled student",
     ) -> tuple[Artefact, Curve]:
-        model = initial.build(context)
+        model, settings = initial.build(context), training_of(self)
         model.to(context.accelerator.device)
+        if role == "baseline" and self.baseline:
+            settings = settings.model_copy(update=self.baseline.own)
         with frozen(model, self.freeze):
             curve = train(
                 context,
                 scheme(model),
-                settings=training_of(self),
+                settings=settings,
                 label=label,
                 role=role,
                 ship=self.shipped() if role == "student" else None,
@@ -282,7 +328,7 @@ class Distill(Training, ObjectiveConfig, OfflineSettings, Stage):
 
 
 @dataclass(frozen=True)
-class _Initial:
+class InitialStudent:
     """The weights that a student starts from.
 
     Attributes:
