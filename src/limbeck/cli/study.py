@@ -34,7 +34,7 @@ def study(
     quiet: Quiet = False,
 ) -> None:
     """Measure published claims: arms, seeds, an interval and a verdict; run again to resume."""
-    from limbeck.errors import InputError, Problem, gathered
+    from limbeck.errors import InputError, LimbeckError, Problem, gathered
 
     chosen = names or []
     if bool(chosen) == all_ and not index:
@@ -51,12 +51,16 @@ def study(
         folder = folder / "smoke"
     wanted = list(shipped()) if all_ else chosen
     studies = gathered([partial(load, name) for name in wanted])
-    outcomes = {}
+    outcomes, failed = {}, list[str]()
     for one in studies:
         if not quiet and not as_json:
             show(f"{one.name}: {one.claim}")
         report = (lambda line: None) if quiet or as_json else (lambda line: show(f"  {line}"))
-        found = outcomes[one.name] = run(one, folder, smoke=smoke, fresh=fresh, report=report)
+        try:
+            found = outcomes[one.name] = run(one, folder, smoke=smoke, fresh=fresh, report=report)
+        except LimbeckError as error:  # the others are independent of it
+            failed.append(f"{one.name}: {error}")
+            continue
         page = write_page(one, found, folder)
         if not as_json:
             measured = "; ".join(
@@ -69,3 +73,5 @@ def study(
     if index:
         for path, content in index_files(folder).items():
             write_text(path, content)
+    if failed:
+        raise LimbeckError("\n".join(["Not every study could be measured.", *failed]))
