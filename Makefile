@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-slow test-long test-all explore check format lock clean
+.PHONY: demo test test-slow test-long test-all explore studies check format lock clean
 
 demo: $(VENV)/.core
 	$(BIN)/limbeck run few_labels
@@ -23,11 +23,15 @@ test: check
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m "slow and not long" tests
 
-# Whole recipes and tutorials of more than 20 seconds each.
+# Whole recipes and tutorials of more than 20 seconds each, and the smoke form of every study.
 test-long: $(VENV)/.dev
-	$(PYTEST) -m long tests/docs tests/e2e/test_recipes.py
+	$(PYTEST) -m long tests/docs tests/e2e/test_recipes.py tests/studies
 
 test-all: test test-slow test-long
+
+# Every published claim, measured and judged; what is stored is not measured again.
+studies: $(VENV)/.dev
+	$(ONE_THREAD) $(BIN)/limbeck study --all --index --out docs/studies
 
 # The tests of drawn inputs again, with new draws, and every law with more seeds.
 explore: $(VENV)/.dev

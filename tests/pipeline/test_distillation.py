@@ -205,3 +205,36 @@ def test_terms_are_taken_as_they_are_and_the_teachers_modes_are_kept():
     done = limbeck.distill(teacher, net(1), digits(), objective=terms, epochs=1)
     assert "train/soft_target_kl/raw" in done.history.rows[0]
     assert [part.training for part in teacher.modules()] == [True, True, False, True]
+
+
+def test_a_sample_without_a_label_is_trained_on_under_the_teacher_alone(teacher):
+    x, y = digits()
+    hidden = y.clone()
+    hidden[200:] = -100
+    students = {}
+    for name, data, objective in (
+        ("all rows", (x, hidden), "hinton"),
+        ("unlabelled", (x[200:], hidden[200:]), "hinton"),
+    ):
+        torch.manual_seed(1)
+        settings = {"epochs": 6, "validation": (x[:200], y[:200]), "seed": 3}
+        students[name] = limbeck.distill(teacher, net(2), data, objective=objective, **settings)
+    assert students["all rows"].scores["accuracy"] > 0.5
+    # Without any label, only the teacher's term is left, with its weight.
+    torch.manual_seed(1)
+    alone = limbeck.distill(
+        teacher,
+        net(2),
+        (x[200:], y[200:]),
+        objective=[Term("soft_target_kl", temperature=4.0, weight=0.9)],
+        epochs=6,
+        validation=(x[:200], y[:200]),
+        seed=3,
+    )
+    for a, b in zip(
+        students["unlabelled"].student.parameters(), alone.student.parameters(), strict=True
+    ):
+        assert torch.allclose(a, b, atol=1e-5)
+    # Unlabelled samples in the share that validates are left out of the scores.
+    done = limbeck.distill(teacher, net(2), (x, hidden), epochs=1)
+    assert 0 <= done.scores["accuracy"] <= 1

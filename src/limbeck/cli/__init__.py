@@ -25,6 +25,7 @@ from limbeck.cli import (
     passport,
     predict,
     run,
+    study,
     sweep,
 )
 from limbeck.cli._terminal import show_error
@@ -35,6 +36,7 @@ RESUME_HINTS = {
     "run": "What was done is saved: the same command with --resume continues from there.",
     "evaluate": "The evaluations that ended are saved: the same command does the others.",
     "sweep": "The trials that ended are saved: the same command continues from there.",
+    "study": "What was measured is saved: the same command measures the rest.",
 }
 """The hint to resume an interrupted command; the other commands write nothing to resume."""
 
@@ -59,6 +61,7 @@ VERBS = (
     diagnose.diagnose,
     compare.compare,
     sweep.sweep,
+    study.study,
     listing.list_,
     predict.predict,
     layers.layers,

@@ -138,6 +138,13 @@ def _recipes() -> dict[str, str]:
     }
 
 
+def _studies() -> dict[str, str]:
+    from limbeck.pipeline.load_recipe import read
+    from limbeck.studies.study import shipped
+
+    return {name: str(read(path).get("claim", "")) for name, path in shipped().items()}
+
+
 _LISTS: dict[Kind, Callable[[], dict[str, str]]] = {
     Kind.losses: _losses,
     Kind.methods: _methods,
@@ -149,5 +156,5 @@ _LISTS: dict[Kind, Callable[[], dict[str, str]]] = {
     ),
     Kind.models: _models,
     Kind.recipes: _recipes,
-    Kind.studies: lambda: _modules("limbeck.studies", lambda name: "study"),
+    Kind.studies: _studies,
 }

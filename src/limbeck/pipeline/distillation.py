@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 
 PROBE, IDENTITY = 8, "distillation.json"
 OWN = ("index", "view")  # fields of a batch that the data set adds
+LABELLED, UNLABELLED = "labelled", -100
+"""The field of which samples have a label, and the label of a sample without one, as torch's `ignore_index`."""
+
 PAIRS = "pairs (input, label), or mappings with labels"
 
 
@@ -89,7 +92,8 @@ def distill(
         teacher: The trained teacher; its weights are not modified.
         student: The student, trained in place.
         data: The training samples: a map-style data set of pairs `(input, label)` or of mappings
-            with `labels`, a `DataLoader` of one, or a pair of tensors.
+            with `labels`, a `DataLoader` of one, or a pair of tensors. A sample whose class is
+            -100 has no label: it is trained on under the teacher alone.
         validation: The same of validation samples, or the share of `data` that is kept for it.
         task: A task by name or as object; default by the axes of an input: images `[c, h, w]` or
             table rows `[features]`.
@@ -146,7 +150,12 @@ def distill(
         scored = Scored(TorchPredictor(model, chosen), chosen)
         for start in range(0, len(validated), EVALUATION_BATCH):
             rows = range(start, min(start + EVALUATION_BATCH, len(validated)))
-            scored.predict(validated.__getitems__(list(rows)))
+            batch = validated.__getitems__(list(rows))
+            if LABELLED in batch:  # a sample without a label has no score
+                kept = batch.pop(LABELLED)
+                batch = {name: one[kept] for name, one in batch.items()}
+            if len(batch["index"]):
+                scored.predict(batch)
         return scored.table.values()
 
     if folder is not None:
@@ -328,6 +337,10 @@ class _Examples:
             name: one.to(self._dtype) if one.dtype == torch.float64 else one
             for name, one in batch.items()
         }
+        labels = batch.get("labels")
+        if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
+            if bool((labels == UNLABELLED).any()):
+                batch[LABELLED] = labels != UNLABELLED
         index = torch.tensor(indices)
         return {**batch, "index": index, "view": torch.zeros_like(index)}
 

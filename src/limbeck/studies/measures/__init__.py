@@ -1,0 +1,1 @@
+"""Functions that measure an arm of a study: `measure(seed=..., **settings) -> named numbers`."""
