@@ -17,7 +17,7 @@ from limbeck.studies.page import claims, figure, page
 from limbeck.studies.run import stored
 from limbeck.studies.study import shipped
 
-OWN = '''
+OWN = """
 from pathlib import Path
 
 def measured(*, seed, level, log):
@@ -27,7 +27,7 @@ def measured(*, seed, level, log):
 
 def broken(*, seed):
     return {"height": float("nan")}
-'''
+"""
 
 
 @pytest.fixture
@@ -164,9 +164,17 @@ def test_the_smoke_form_supports_no_conclusion(own: Path, tmp_path: Path) -> Non
 def test_a_number_that_is_not_finite_is_an_error(own: Path, tmp_path: Path) -> None:
     """A measure that returns NaN stops the study, by name."""
     broken = f"python:{tmp_path / 'mine.py'}:broken"
-    study = load(str(_changed(own, measure=broken, settings={}, arms={"low": {}}, expect=[
-        {"value": "height", "of": "low", "above": 0}
-    ])))
+    study = load(
+        str(
+            _changed(
+                own,
+                measure=broken,
+                settings={},
+                arms={"low": {}},
+                expect=[{"value": "height", "of": "low", "above": 0}],
+            )
+        )
+    )
     with pytest.raises(LimbeckError, match="heights: low, seed 0: height is NaN"):
         run(study, tmp_path / "out")
 

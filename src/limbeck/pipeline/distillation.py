@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 PROBE, IDENTITY = 8, "distillation.json"
 OWN = ("index", "view")  # fields of a batch that the data set adds
 LABELLED, UNLABELLED = "labelled", -100
-"""The field of which samples have a label, and the label of a sample without one, as torch's `ignore_index`."""
+"""The field of which samples have a label; the label of one without, torch's `ignore_index`."""
 
 PAIRS = "pairs (input, label), or mappings with labels"
 
@@ -338,9 +338,9 @@ class _Examples:
             for name, one in batch.items()
         }
         labels = batch.get("labels")
-        if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
-            if bool((labels == UNLABELLED).any()):
-                batch[LABELLED] = labels != UNLABELLED
+        per_sample = labels is not None and labels.ndim == 1 and not labels.is_floating_point()
+        if per_sample and bool((labels == UNLABELLED).any()):
+            batch[LABELLED] = labels != UNLABELLED
         index = torch.tensor(indices)
         return {**batch, "index": index, "view": torch.zeros_like(index)}
 
