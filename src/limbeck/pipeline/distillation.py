@@ -338,9 +338,9 @@ class _Examples:
             for name, one in batch.items()
         }
         labels = batch.get("labels")
-        per_sample = labels is not None and labels.ndim == 1 and not labels.is_floating_point()
-        if per_sample and bool((labels == UNLABELLED).any()):
-            batch[LABELLED] = labels != UNLABELLED
+        if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
+            known = labels != UNLABELLED
+            batch |= {} if bool(known.all()) else {LABELLED: known}
         index = torch.tensor(indices)
         return {**batch, "index": index, "view": torch.zeros_like(index)}
 
