@@ -75,4 +75,4 @@ def test_what_cannot_be_diagnosed_is_refused(run, forks, tmp_path):
     content = resolve("vision/pipeline_a").model_dump(mode="json")
     (pruned / "recipe.yaml").write_text(yaml.safe_dump(content))
     ended = forks("diagnose", pruned, cwd=tmp_path)
-    assert (ended.code, "pruned, without a distillation; allowed:" in ended.err) == (2, True)
+    assert (ended.code, "without a distillation" in ended.err) == (2, True)
