@@ -99,7 +99,7 @@ def test_children_that_form_no_trees_are_refused(rows):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "expected"),
     [
         ({"name": "RandomForestClasifier"}, 'did you mean "RandomForestClassifier"'),
         ({"name": "SVC"}, "RandomForestClassifier"),
@@ -111,7 +111,7 @@ def test_children_that_form_no_trees_are_refused(rows):
         ({"name": "GradientBoostingClassifier", "loss": "exponential"}, "without a link function"),
     ],
 )
-def test_what_an_estimator_does_not_take_is_refused(given, said):
+def test_what_an_estimator_does_not_take_is_refused(given, expected):
     spec = ModelSpec(**{"source": "sklearn", "name": "RandomForestClassifier", **given})
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=expected):
         build(spec, classes=2, table_features=3)

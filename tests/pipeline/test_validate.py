@@ -251,7 +251,7 @@ TREES = {"source": "sklearn", "name": "RandomForestClassifier"}
 
 
 @pytest.mark.parametrize(
-    ("changes", "where", "said"),
+    ("changes", "where", "expected"),
     [
         ({"student": TREES}, "student", "gradient descent"),
         ({"task": "tabular_ordinal"}, "teacher.name", "is for tabular_classification"),
@@ -278,7 +278,7 @@ TREES = {"source": "sklearn", "name": "RandomForestClassifier"}
         ),
     ],
 )
-def test_trees_teach_tables_and_nothing_else(changes, where, said):
+def test_trees_teach_tables_and_nothing_else(changes, where, expected):
     content = copy.deepcopy(ADULT)
     stages = [
         {"train_teacher": changes.get("train", {"seed": 0})},
@@ -291,7 +291,7 @@ def test_trees_teach_tables_and_nothing_else(changes, where, said):
     with pytest.raises(InputError) as caught:
         validate(content)
     problems = {one.where: f"{one.allowed} {one.fix}" for one in caught.value.problems}
-    assert said in problems.get(where, f"none there: {caught.value}")
+    assert expected in problems.get(where, f"none there: {caught.value}")
 
 
 def test_one_of_several_teachers_is_trained_by_gradient_descent():

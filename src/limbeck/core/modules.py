@@ -15,7 +15,7 @@ class TakesSizes(Protocol):
     """A module whose tensors have the shapes of the weights that are loaded, such as trees."""
 
     def take_sizes(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give the own tensors the shapes of those that are loaded next, by name."""
+        """Resize the own tensors to the shapes of those that are loaded next, by name."""
         ...
 
 

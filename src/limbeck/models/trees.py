@@ -163,7 +163,7 @@ class TreeEnsemble(nn.Module):
         self.load_state_dict(_tensors(trees, base))
 
     def take_sizes(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give the own tensors the shapes of those that are loaded next, by name."""
+        """Resize the own tensors to the shapes of those that are loaded next, by name."""
         for name, own in self.state_dict().items():
             given = tensors.get(name)
             if given is not None and given.ndim == own.ndim and given.shape[1:] == own.shape[1:]:
