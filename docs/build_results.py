@@ -340,7 +340,7 @@ def _main() -> None:
     parser.add_argument("--cpu-seconds", type=float, help="The processor time of the run.")
     parser.add_argument("--note", help="What a reader must know of the figures.")
     parser.add_argument("--why", help="The reason of a gain that is not above 0.")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     if given.action == "add":
         new = extract(load_run(given.run), cpu_seconds=given.cpu_seconds)
         folder, old = HELDOUT if given.heldout else RESULTS, load().get(new.stem)
