@@ -258,7 +258,13 @@ def _notes(one: Stored) -> Iterator[str]:
 
 def heldout(results: Results) -> str:
     """Write the table of runs with new seeds beside the published figures."""
-    head = ["recipe", "figure", "published (95 % interval of the mean)", "new mean", "inside"]
+    head = [
+        "recipe",
+        "figure",
+        "published (95 % interval of the mean)",
+        "new mean (seeds)",
+        "inside",
+    ]
     lines = [
         f"| {' | '.join([*head, '95 % prediction of the new mean', 'inside'])} |",
         "|-" * 7 + "|",
@@ -281,7 +287,8 @@ def heldout(results: Results) -> str:
                 fmt.gain(mean, metric) if is_gain else fmt.score(mean, metric)
                 for mean in (old.mean, now.mean)
             ]
-            cells = [f"{means[0]} ({spans[0]})", means[1], _inside(now.mean, old.interval)]
+            new_mean = f"{means[1]} ({len(now.values)})"
+            cells = [f"{means[0]} ({spans[0]})", new_mean, _inside(now.mean, old.interval)]
             cells += [spans[1], _inside(now.mean, predicted)]
             lines.append(f"| {' | '.join([one.label, name, *cells])} |")
     return "\n".join(lines)
@@ -340,7 +347,7 @@ def _main() -> None:
     parser.add_argument("--cpu-seconds", type=float, help="The processor time of the run.")
     parser.add_argument("--note", help="What a reader must know of the figures.")
     parser.add_argument("--why", help="The reason of a gain that is not above 0.")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     if given.action == "add":
         new = extract(load_run(given.run), cpu_seconds=given.cpu_seconds)
         folder, old = HELDOUT if given.heldout else RESULTS, load().get(new.stem)
