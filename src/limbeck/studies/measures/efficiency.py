@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,10 @@ def speed(
         large; `flops_ratio` and `parameter_ratio`, small over large.
     """
     on = bench.data(data)
-    nets = {name: theory.build(spec, on, seed=seed)
-            for name, spec in (("large", large), ("small", small))}
+    nets = {
+        name: theory.build(spec, on, seed=seed)
+        for name, spec in (("large", large), ("small", small))
+    }
     one = {name: _call(net, on.test.inputs[:1]) for name, net in nets.items()}
     many = {name: _call(net, on.test.inputs[:batch]) for name, net in nets.items()}
     threads = torch.get_num_threads()
@@ -182,7 +185,7 @@ def counts(*, seed: int, net: Spec, data: str = "digits") -> dict[str, float]:
         held = sum(9 * a * b + 2 * b for _, a, b in planes) + 4 * width * classes + classes
     else:
         widths = [64, *[width] * int(net["depth"]), classes]
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         work = sum(2 * a * b for a, b in pairs)
         held = sum(a * b + b for a, b in pairs)
     return {
@@ -479,7 +482,9 @@ def life_cycle(*, seed: int, seconds: float, **settings: Any) -> dict[str, float
     }
 
 
-def updates(*, seed: int, samples: int, tuning: Mapping[str, Any], **settings: Any) -> dict[str, float]:
+def updates(
+    *, seed: int, samples: int, tuning: Mapping[str, Any], **settings: Any
+) -> dict[str, float]:
     """Compare the bytes of an update of a model on devices, by what is sent.
 
     The model is trained further on other rows; then its float32 weights, its int8 weights, the
@@ -523,7 +528,8 @@ def _int8(net: nn.Module) -> bytes:
     parts = []
     for weight in net.parameters():
         scale = weight.detach().abs().max().clamp_min(1e-12) / 127
-        parts += [scale.numpy().tobytes(), (weight.detach() / scale).round().char().numpy().tobytes()]
+        rounded = (weight.detach() / scale).round().char()
+        parts += [scale.numpy().tobytes(), rounded.numpy().tobytes()]
     return b"".join(parts)
 
 

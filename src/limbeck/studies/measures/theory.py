@@ -1,7 +1,8 @@
-"""Students and their teachers: accuracy, fidelity, errors, sharpness, gradients and attributions."""
+"""Students and their teachers: accuracy, fidelity, errors, sharpness, gradients, attributions."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,6 +24,9 @@ from limbeck.objective.objective import ObjectiveLike
 from limbeck.studies.measures import bench
 from limbeck.studies.measures.bench import Data, Spec, Split
 from limbeck.tasks import TASKS
+from limbeck.training import Training
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +111,7 @@ def build(spec: Spec, like: Data, *, seed: int) -> nn.Module:
         if spec["name"] == "pixel_mlp":
             widths = [image.numel(), *[width] * depth]
             layers = [
-                layer
-                for before in widths[:-1]
-                for layer in (nn.Linear(before, width), nn.ReLU())
+                layer for before in widths[:-1] for layer in (nn.Linear(before, width), nn.ReLU())
             ]
             return nn.Sequential(nn.Flatten(), *layers, nn.Linear(widths[-1], like.classes))
     return bench.build(spec, like, seed=seed)
@@ -132,8 +135,9 @@ def _teachers(spec: Spec, on: Data, *, seed: int, key: str) -> tuple[tuple[nn.Mo
         place = f"{key} {member} {sorted(arguments.items(), key=str)}"
         if place not in _MODELS:
             begun = time.process_time()
-            _MODELS[place] = _member(arguments, on, seed=member, split=seed), (
-                time.process_time() - begun
+            _MODELS[place] = (
+                _member(arguments, on, seed=member, split=seed),
+                (time.process_time() - begun),
             )
         found.append(_MODELS[place])
     return tuple(model for model, _ in found), sum(seconds for _, seconds in found)
@@ -143,7 +147,7 @@ def _member(spec: Spec, on: Data, *, seed: int, split: int) -> nn.Module:
     arguments = dict(spec)
     labelled, rows = arguments.pop("labelled", None), arguments.pop("rows", None)
     objective = arguments.pop("objective", "label_only")
-    names = [name for name in arguments if name in bench.Training.model_fields]
+    names = [name for name in arguments if name in Training.model_fields]
     training = {name: arguments.pop(name) for name in names}
     some = on.with_rows(rows, seed=split)
     mask = None if labelled is None else bench.mask(some, int(labelled), seed=split)
@@ -341,7 +345,7 @@ def sharpness(
         vector = list(product)
     with torch.no_grad():
         before = float(loss())
-        increases = [_increase(net, weights, loss, before, noise, generator) for _ in range(10)]
+        increases = [_increase(weights, loss, before, noise, generator) for _ in range(10)]
     values = bench.describe(pair.predict(pair.on.test.inputs), pair.on.test)
     return {
         "top_eigenvalue": top,
@@ -356,7 +360,11 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _increase(
-    net: nn.Module, weights: Sequence[Tensor], loss: Any, before: float, noise: float, generator: Any
+    weights: Sequence[Tensor],
+    loss: Callable[[], Tensor],
+    before: float,
+    noise: float,
+    generator: torch.Generator,
 ) -> float:
     kept = [one.clone() for one in weights]
     for one in weights:
@@ -454,10 +462,11 @@ def gradient_noise(
     slope = float(np.polyfit(log_t, log_v, 1)[0].mean())
     target = log_v[len(grid) // 2, len(batches) // 2]
     solved = [_crossing(log_t, column, target) for column in log_v.T]
-    kept = [(np.log(b), t) for b, t in zip(batches, solved, strict=True) if t is not None]
+    kept = [(math.log(b), t) for b, t in zip(batches, solved, strict=True) if t is not None]
     values = {"slope": slope, "solved": len(kept) / len(batches)}
     if len(kept) > 1:
-        values["exponent"] = float(np.polyfit(*np.array(kept).T, 1)[0])
+        x, y = np.array(kept).T
+        values["exponent"] = float(np.polyfit(x, y, 1)[0])
     return values
 
 
@@ -472,7 +481,7 @@ def _variances(
     return [float(gradient[one].mean(1).var(0).sum()) for one in rows]
 
 
-def _crossing(x: Any, y: Any, target: float) -> float | None:
+def _crossing(x: Array, y: Array, target: float) -> float | None:
     """Return where a curve first crosses a value, by linear interpolation; None if it does not."""
     sign = np.sign(y - target)
     places = np.flatnonzero(sign[:-1] * sign[1:] <= 0)
@@ -514,7 +523,7 @@ def label_gradients(
 
     def loss(parameters: dict[str, Tensor], image: Tensor, target: Tensor) -> Tensor:
         answer = torch.func.functional_call(pair.net, (parameters, buffers), (image[None],))
-        return -scale**2 * (target * (answer[0] / scale).log_softmax(-1)).sum()
+        return -(scale**2) * (target * (answer[0] / scale).log_softmax(-1)).sum()
 
     each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
     found = each(weights, rows.inputs, targets)
@@ -576,8 +585,10 @@ def likelihood(*, seed: int, classes: int = 10, samples: int = 256) -> dict[str,
     own, teacher = 3 * torch.randn(2, samples, classes, generator=generator, dtype=torch.float64)
     own.requires_grad_()
     p = teacher.softmax(-1)
-    nll = sum(p[:, y] * functional.cross_entropy(own, torch.full((samples,), y), reduction="none")
-              for y in range(classes))
+    nll = sum(
+        p[:, y] * functional.cross_entropy(own, torch.full((samples,), y), reduction="none")
+        for y in range(classes)
+    )
     kl = losses.soft_target_kl(own, teacher, temperature=1.0)
     entropy = -(p * p.log()).sum(-1)
     [first] = torch.autograd.grad(torch.as_tensor(nll).sum(), own, retain_graph=True)
