@@ -1,11 +1,10 @@
-"""Costs: speed, FLOPs, memory, energy, training cost, updates, and the selection of a student."""
+"""Costs: speed, FLOPs, memory, energy, the cost of training, and the size of updates."""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -18,16 +17,16 @@ from torch import Tensor, nn
 from limbeck.evaluate import measure
 from limbeck.evaluate.cost import lifecycle
 from limbeck.evaluate.flops import flops, parameters
-from limbeck.evaluate.pareto import knee, pareto
 from limbeck.objective import Objective
-from limbeck.studies.measures import bench, theory
+from limbeck.studies.measures import bench, pairs, theory
 from limbeck.studies.measures.bench import Data, Spec
 
 HOURS_A_YEAR = 8766
 """365.25 days."""
 
 
-def _call(net: nn.Module, inputs: Tensor) -> Callable[[], object]:
+def call_of(net: nn.Module, inputs: Tensor) -> Callable[[], object]:
+    """Return a call of a net in evaluation mode, without gradient."""
     return partial(_forward, net.eval(), inputs)
 
 
@@ -36,11 +35,12 @@ def _forward(net: nn.Module, inputs: Tensor) -> None:
         net(inputs)
 
 
-def _flops(net: nn.Module, on: Data) -> int:
+def flops_of(net: nn.Module, on: Data) -> int:
+    """Count the FLOPs of a net for one sample."""
     return flops(net, on.task, {next(iter(on.task.inputs)): on.test.inputs[:1]})
 
 
-def _joules(
+def joules_per_call(
     calls: Mapping[str, Callable[[], object]], seconds: float, rounds: int = 4
 ) -> dict[str, float]:
     """Estimate joules per call from CPU time at 10 W per core, the calls in turn."""
@@ -78,17 +78,17 @@ def speed(
     """
     on = bench.data(data)
     nets = {
-        name: theory.build(spec, on, seed=seed)
+        name: pairs.build(spec, on, seed=seed)
         for name, spec in (("large", large), ("small", small))
     }
-    one = {name: _call(net, on.test.inputs[:1]) for name, net in nets.items()}
-    many = {name: _call(net, on.test.inputs[:batch]) for name, net in nets.items()}
+    one = {name: call_of(net, on.test.inputs[:1]) for name, net in nets.items()}
+    many = {name: call_of(net, on.test.inputs[:batch]) for name, net in nets.items()}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         times = measure.latencies(one, threads=1, seconds=seconds, most=10_000)
         through = measure.latencies(many, threads=1, seconds=seconds / 2, most=10_000)
-        joules = _joules(one, seconds / 4)
+        joules = joules_per_call(one, seconds / 4)
     finally:
         torch.set_num_threads(threads)
     latency = times["large"].p50 / times["small"].p50
@@ -103,7 +103,7 @@ def speed(
         "energy_ratio": joules["small"] / joules["large"],
         "per_mwh_ratio": lifecycle.inferences_per_mwh(joules["small"])
         / lifecycle.inferences_per_mwh(joules["large"]),
-        "flops_ratio": _flops(nets["small"], on) / _flops(nets["large"], on),
+        "flops_ratio": flops_of(nets["small"], on) / flops_of(nets["large"], on),
         "parameter_ratio": parameters(nets["small"]) / parameters(nets["large"]),
     }
 
@@ -126,9 +126,9 @@ def batch_scaling(
         weights, in bytes.
     """
     on = bench.data(data)
-    model = theory.build(net, on, seed=seed)
+    model = pairs.build(net, on, seed=seed)
     several = on.train.inputs[:batch]
-    calls = {"one": _call(model, several[:1]), "many": _call(model, several)}
+    calls = {"one": call_of(model, several[:1]), "many": call_of(model, several)}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -177,7 +177,7 @@ def counts(*, seed: int, net: Spec, data: str = "digits") -> dict[str, float]:
         `flops_ratio` and `parameter_ratio`, counted over the formula.
     """
     on = bench.data(data)
-    model = theory.build(net, on, seed=seed)
+    model = pairs.build(net, on, seed=seed)
     width, classes = int(net["width"]), on.classes
     if net["name"] == "digits_cnn":
         planes = [(64, 1, width), (16, width, 2 * width), (4, 2 * width, 4 * width)]
@@ -185,127 +185,14 @@ def counts(*, seed: int, net: Spec, data: str = "digits") -> dict[str, float]:
         held = sum(9 * a * b + 2 * b for _, a, b in planes) + 4 * width * classes + classes
     else:
         widths = [64, *[width] * int(net["depth"]), classes]
-        pairs = list(pairwise(widths))
-        work = sum(2 * a * b for a, b in pairs)
-        held = sum(a * b + b for a, b in pairs)
+        layers = list(pairwise(widths))
+        work = sum(2 * a * b for a, b in layers)
+        held = sum(a * b + b for a, b in layers)
     return {
-        "flops_ratio": _flops(model, on) / work,
+        "flops_ratio": flops_of(model, on) / work,
         "parameter_ratio": parameters(model) / held,
         "flops": work,
         "parameters": held,
-    }
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A trained student with its accuracy and its costs."""
-
-    convolutional: bool
-    accuracy: float
-    flops: float
-    kilobytes: float
-    millijoules: float
-    p99: float
-
-    def cost(self, name: str) -> float:
-        """Return a cost by name."""
-        return float(getattr(self, name))
-
-
-_CANDIDATES: dict[str, list[Candidate]] = {}
-
-
-def _candidates(
-    *, seed: int, students: Sequence[Spec], seconds: float, **settings: Any
-) -> list[Candidate]:
-    """Train the students and measure their costs, once per process; latencies interleaved."""
-    place = repr((seed, students, seconds, settings))
-    if place not in _CANDIDATES:
-        pairs = [theory.trained(seed=seed, student=one, **settings) for one in students]
-        on = pairs[0].on
-        calls = {str(n): _call(one.net, on.test.inputs[:1]) for n, one in enumerate(pairs)}
-        times = measure.latencies(calls, threads=1, seconds=seconds, most=10_000)
-        joules = _joules(calls, seconds / 4)
-        _CANDIDATES[place] = [
-            Candidate(
-                convolutional=spec["name"] == "digits_cnn",
-                accuracy=bench.describe(pair.predict(on.test.inputs), on.test)["accuracy"],
-                flops=_flops(pair.net, on),
-                kilobytes=4 * parameters(pair.net) / 1000,
-                millijoules=1000 * joules[str(number)],
-                p99=times[str(number)].p99,
-            )
-            for number, (spec, pair) in enumerate(zip(students, pairs, strict=True))
-        ]
-    return _CANDIDATES[place]
-
-
-def front(*, seed: int, **settings: Any) -> dict[str, float]:
-    """Describe the Pareto front of students over accuracy and FLOPs, and over three axes.
-
-    Args:
-        seed: The seed.
-        settings: `students`, `seconds` of their latencies, and the rest of `theory.trained`.
-
-    Returns:
-        `gain_share`, the share of the front's gain in accuracy that its knee has, and `cost_share`,
-        the knee's FLOPs over the front's largest; `dominated`, the share of students below the
-        front; `best_on_all`, 1 if one student is best in accuracy, p99 latency and energy at once,
-        and `on_three_axes`, the students on the front of these.
-    """
-    found = _candidates(seed=seed, **settings)
-    points = np.array([[one.flops, one.accuracy] for one in found])
-    on_front = pareto(points, ["minimize", "maximize"])
-    kept = points[on_front]
-    at = knee(kept, ["minimize", "maximize"])
-    best = kept[int(kept[:, 1].argmax()) if at is None else at]
-    three = np.array([[one.accuracy, one.p99, one.millijoules] for one in found])
-    signs = three * np.array([-1.0, 1.0, 1.0])
-    return {
-        "gain_share": float((best[1] - kept[:, 1].min()) / max(np.ptp(kept[:, 1]), 1e-9)),
-        "cost_share": float(best[0] / kept[:, 0].max()),
-        "dominated": float(1 - on_front.mean()),
-        "best_on_all": float((signs <= signs.min(0)).all(1).any()),
-        "on_three_axes": float(pareto(three, ["maximize", "minimize", "minimize"]).sum()),
-    }
-
-
-def selection(
-    *,
-    seed: int,
-    limits: Mapping[str, float] | None = None,
-    tolerance: float | None = None,
-    **settings: Any,
-) -> dict[str, float]:
-    """Select a student under limits of its costs, or the cheapest within a loss of accuracy.
-
-    Args:
-        seed: The seed.
-        limits: Largest `flops`, `kilobytes` or `millijoules`; of the students within them, the most
-            accurate is selected.
-        tolerance: Without limits, the student of fewest FLOPs whose accuracy is at most this below
-            the best.
-        settings: As for `front`.
-
-    Returns:
-        `accuracy`, `flops`, `kilobytes` and `millijoules` (an estimate) of the selected student,
-        `convolutional`, and `within`, the number of students within the limits.
-    """
-    found = _candidates(seed=seed, **settings)
-    limits = limits or {}
-    within = [one for one in found if all(one.cost(n) <= most for n, most in limits.items())]
-    if not within:
-        raise ValueError(f"no student is within {dict(limits)}")
-    best = max(one.accuracy for one in within)
-    lowest = best - (tolerance or 0.0)
-    chosen = min((one for one in within if one.accuracy >= lowest), key=lambda one: one.flops)
-    return {
-        "accuracy": chosen.accuracy,
-        "flops": chosen.flops,
-        "kilobytes": chosen.kilobytes,
-        "millijoules": chosen.millijoules,
-        "convolutional": float(chosen.convolutional),
-        "within": len(within),
     }
 
 
@@ -316,9 +203,9 @@ def compact(*, seed: int, **settings: Any) -> dict[str, float]:
         The same, with `flops_share`, the student's FLOPs over those of all members of the teacher.
     """
     values = theory.student(seed=seed, **settings)
-    pair = theory.trained(seed=seed, **settings)
-    teacher = sum(_flops(one, pair.on) for one in pair.models)
-    return {**values, "flops_share": _flops(pair.net, pair.on) / teacher}
+    pair = pairs.trained(seed=seed, **settings)
+    teacher = sum(flops_of(one, pair.on) for one in pair.models)
+    return {**values, "flops_share": flops_of(pair.net, pair.on) / teacher}
 
 
 def several_students(*, seed: int, widths: Sequence[int], **settings: Any) -> dict[str, float]:
@@ -327,27 +214,27 @@ def several_students(*, seed: int, widths: Sequence[int], **settings: Any) -> di
     Args:
         seed: The seed.
         widths: Widths of the students.
-        settings: See `theory.trained`, without the student's width.
+        settings: See `pairs.trained`, without the student's width.
 
     Returns:
         `seconds_per_student`, the CPU seconds of the teacher and of all students over their number;
         `teacher_share`, the teacher's share of them; `lowest_retention`, the smallest accuracy of a
         student over the teacher's.
     """
-    pairs = [
-        theory.trained(seed=seed, **{**settings, "student": {**settings["student"], "width": one}})
+    found = [
+        pairs.trained(seed=seed, **{**settings, "student": {**settings["student"], "width": one}})
         for one in widths
     ]
     retained = []
-    for pair in pairs:
+    for pair in found:
         if pair.teacher_test is None:
             raise ValueError("a teacher is required")
         own = bench.describe(pair.predict(pair.on.test.inputs), pair.on.test)["accuracy"]
         retained.append(own / bench.describe(pair.teacher_test, pair.on.test)["accuracy"])
-    teacher = pairs[0].teacher_seconds
-    total = teacher + sum(one.seconds for one in pairs)
+    teacher = found[0].teacher_seconds
+    total = teacher + sum(one.seconds for one in found)
     return {
-        "seconds_per_student": total / len(pairs),
+        "seconds_per_student": total / len(found),
         "teacher_share": teacher / total,
         "lowest_retention": min(retained),
     }
@@ -359,7 +246,7 @@ def training_cost(*, seed: int, objective: Any, **settings: Any) -> dict[str, fl
     Args:
         seed: The seed.
         objective: The objective of the distilled students.
-        settings: See `theory.trained`; a teacher of one member.
+        settings: See `pairs.trained`; a teacher of one member.
 
     Returns:
         `online_overhead` and `recorded_overhead`, the time of a distillation in which the teacher
@@ -368,11 +255,11 @@ def training_cost(*, seed: int, objective: Any, **settings: Any) -> dict[str, fl
         over the training on labels; `student_to_teacher`, the recorded distillation over the
         teacher's training.
     """
-    pair = theory.trained(seed=seed, objective=objective, **settings)
+    pair = pairs.trained(seed=seed, objective=objective, **settings)
     aim = Objective.of(objective)
 
     def spent(aim: Any, teacher: nn.Module | None, recorded: bool) -> float:
-        net = theory.build(settings["student"], pair.on, seed=seed)
+        net = pairs.build(settings["student"], pair.on, seed=seed)
         begun = time.process_time()
         given = bench.logits(teacher, pair.on.train.inputs) if teacher and recorded else teacher
         bench.train(net, pair.on, aim, seed=seed, teacher=given, **settings["training"])
@@ -404,7 +291,7 @@ def early_stopping(
         patience: Epochs without a lower divergence.
         epochs: Epochs of the full training.
         share: The share of held-out rows.
-        settings: See `theory.trained`; `training` has neither epochs nor steps.
+        settings: See `pairs.trained`; `training` has neither epochs nor steps.
 
     Returns:
         `saved`, the share of epochs that were not run; `accuracy_change`, the test accuracy after
@@ -412,7 +299,7 @@ def early_stopping(
     """
     settings = dict(settings)
     training, objective = settings.pop("training"), settings.pop("objective")
-    pair = theory.trained(seed=seed, training={"steps": 1}, objective=objective, **settings)
+    pair = pairs.trained(seed=seed, training={"steps": 1}, objective=objective, **settings)
     if pair.teacher_train is None:
         raise ValueError("a teacher is required")
     rows = bench.chosen_rows(pair.on.train.labels, round(share * len(pair.on.train)), seed)
@@ -431,7 +318,7 @@ def early_stopping(
             curve.append((divergence, test))
             model.train()
 
-    net = theory.build(settings["student"], on, seed=seed)
+    net = pairs.build(settings["student"], on, seed=seed)
     given = pair.teacher_train[kept]
     bench.train(
         net, on, objective, seed=seed, teacher=given, after_step=evaluate, epochs=epochs, **training
@@ -458,17 +345,18 @@ def life_cycle(*, seed: int, seconds: float, **settings: Any) -> dict[str, float
     Args:
         seed: The seed.
         seconds: Seconds of the inferences at batch 1.
-        settings: See `theory.trained`.
+        settings: See `pairs.trained`.
 
     Returns:
         `predictions`, for the student's training; `predictions_with_teacher`, for both trainings;
         `training_joules`; `grams` of CO₂ of both trainings; `saved_share` of the energy per
         prediction. A saving of nothing counts as 10¹² predictions.
     """
-    pair = theory.trained(seed=seed, **settings)
+    pair = pairs.trained(seed=seed, **settings)
     inputs = pair.on.test.inputs[:1]
-    calls = {"student": _call(pair.net, inputs), "teacher": lambda: pair.teach(inputs)}
-    joules = _joules(calls, seconds)
+    teacher = pairs.Mean(pair.models)
+    calls = {"student": call_of(pair.net, inputs), "teacher": call_of(teacher, inputs)}
+    joules = joules_per_call(calls, seconds)
     spent = lifecycle.training_joules(pair.seconds)
     both = spent + lifecycle.training_joules(pair.teacher_seconds)
     count = [lifecycle.break_even(e, joules["teacher"], joules["student"]) for e in (spent, both)]
@@ -494,15 +382,15 @@ def updates(
         seed: The seed.
         samples: Samples of which soft labels are sent.
         tuning: Settings of the further training.
-        settings: See `theory.trained`.
+        settings: See `pairs.trained`.
 
     Returns:
         `int8`, `difference` and `soft_labels`, each relative to the float32 weights, which are
         `kilobytes`.
     """
-    pair = theory.trained(seed=seed, **settings)
+    pair = pairs.trained(seed=seed, **settings)
     before = _int8(pair.net)
-    net = theory.build(settings["student"], pair.on, seed=seed)
+    net = pairs.build(settings["student"], pair.on, seed=seed)
     net.load_state_dict(pair.net.state_dict())
     bench.train(net, pair.on, "label_only", seed=seed + 1, **tuning)
     whole = b"".join(one.detach().numpy().tobytes() for one in net.parameters())
