@@ -141,15 +141,7 @@ def sharpness(
     def loss() -> Tensor:
         return functional.cross_entropy(net(rows.inputs), rows.labels)
 
-    gradients = torch.autograd.grad(loss(), weights, create_graph=True)
-    vector = [torch.randn(one.shape, generator=generator) for one in weights]
-    top = 0.0
-    for _ in range(iterations):
-        norm = _norm(vector)
-        vector = [one / norm for one in vector]
-        product = torch.autograd.grad(gradients, weights, vector, retain_graph=True)
-        top = float(sum((a * b).sum() for a, b in zip(vector, product, strict=True)))
-        vector = list(product)
+    top = top_eigenvalue(loss(), weights, iterations=iterations, generator=generator)
     with torch.no_grad():
         before = float(loss())
         increases = [_increase(weights, loss, before, noise, generator) for _ in range(10)]
@@ -160,6 +152,29 @@ def sharpness(
         "accuracy": values["accuracy"],
         "train_loss": before,
     }
+
+
+def top_eigenvalue(
+    loss: Tensor, weights: Sequence[Tensor], *, iterations: int, generator: torch.Generator
+) -> float:
+    """Compute the eigenvalue of largest magnitude of a loss's Hessian, by power iteration.
+
+    Example:
+        >>> w = torch.ones(2, requires_grad=True)
+        >>> loss = (w.pow(2) * torch.tensor([3.0, 0.5])).sum()
+        >>> round(top_eigenvalue(loss, [w], iterations=20, generator=torch.Generator()), 3)
+        6.0
+    """
+    gradients = torch.autograd.grad(loss, weights, create_graph=True)
+    vector = [torch.randn(one.shape, generator=generator) for one in weights]
+    top = 0.0
+    for _ in range(iterations):
+        norm = _norm(vector)
+        vector = [one / norm for one in vector]
+        product = torch.autograd.grad(gradients, weights, vector, retain_graph=True)
+        top = float(sum((a * b).sum() for a, b in zip(vector, product, strict=True)))
+        vector = list(product)
+    return top
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
