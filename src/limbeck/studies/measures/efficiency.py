@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,16 @@ from limbeck.studies.measures.bench import Data, Spec
 HOURS_A_YEAR = 8766
 """365.25 days."""
 
+_SPEEDS: dict[str, dict[str, float]] = {}
+
+
+@dataclass(frozen=True)
+class Times:
+    """The median and the 99th percentile of the CPU time of a call, in milliseconds."""
+
+    p50: float
+    p99: float
+
 
 def call_of(net: nn.Module, inputs: Tensor) -> Callable[[], object]:
     """Return a call of a net in evaluation mode, without gradient."""
@@ -38,6 +49,32 @@ def _forward(net: nn.Module, inputs: Tensor) -> None:
 def flops_of(net: nn.Module, on: Data) -> int:
     """Count the FLOPs of a net for one sample."""
     return flops(net, on.task, {next(iter(on.task.inputs)): on.test.inputs[:1]})
+
+
+def cpu_times(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Times]:
+    """Measure the CPU time of calls on this thread, interleaved in rotating order.
+
+    On one thread it is the latency on an idle machine; unlike that by the wall clock it does not
+    depend on the other work of a shared one.
+
+    Args:
+        calls: What is called, by name.
+        seconds: CPU seconds after which to stop, after at least ten rounds.
+    """
+    for call in calls.values():
+        call()
+    names, found = list(calls), {name: list[int]() for name in calls}
+    begun = time.thread_time()
+    while len(found[names[0]]) < 10 or time.thread_time() - begun < seconds:
+        first = len(found[names[0]]) % len(names)
+        for name in names[first:] + names[:first]:
+            start = time.thread_time_ns()
+            calls[name]()
+            found[name].append(time.thread_time_ns() - start)
+    return {
+        name: Times(*(float(one) / 1e6 for one in np.percentile(values, [50, 99])))
+        for name, values in found.items()
+    }
 
 
 def joules_per_call(
@@ -56,10 +93,10 @@ def joules_per_call(
 def speed(
     *, seed: int, large: Spec, small: Spec, data: str = "digits", batch: int = 64, seconds: float
 ) -> dict[str, float]:
-    """Measure how much faster a small net is than a large one, in one run on one thread.
+    """Measure how much faster a small net is than a large one, by CPU time on one thread.
 
-    The nets are untrained, since their time does not depend on the weights. Latencies at batch 1
-    are interleaved.
+    The nets are untrained, since their time does not depend on the weights. Calls are interleaved.
+    What is measured once is returned to every study of this process.
 
     Args:
         seed: The seed of the weights.
@@ -67,7 +104,7 @@ def speed(
         small: The small net.
         data: The data set of the inputs.
         batch: Samples of a batch for the throughput.
-        seconds: Seconds of the latencies, and of the throughputs and energies together.
+        seconds: CPU seconds of the latencies, and as many of the throughputs.
 
     Returns:
         `latency_ratio` and `throughput_ratio`, large over small and small over large, both above 1
@@ -76,6 +113,15 @@ def speed(
         an estimate from CPU time, and `per_mwh_ratio`, inferences per milliwatt hour of small over
         large; `flops_ratio` and `parameter_ratio`, small over large.
     """
+    place = repr((seed, large, small, data, batch, seconds))
+    if place not in _SPEEDS:
+        _SPEEDS[place] = _speed(seed, large, small, data, batch, seconds)
+    return _SPEEDS[place]
+
+
+def _speed(
+    seed: int, large: Spec, small: Spec, data: str, batch: int, seconds: float
+) -> dict[str, float]:
     on = bench.data(data)
     nets = {
         name: pairs.build(spec, on, seed=seed)
@@ -86,9 +132,9 @@ def speed(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        times = measure.latencies(one, threads=1, seconds=seconds, most=10_000)
-        through = measure.latencies(many, threads=1, seconds=seconds / 2, most=10_000)
-        joules = joules_per_call(one, seconds / 4)
+        times = cpu_times(one, seconds)
+        through = cpu_times(many, seconds)
+        joules = joules_per_call(one, 2 * seconds)
     finally:
         torch.set_num_threads(threads)
     latency = times["large"].p50 / times["small"].p50
@@ -118,7 +164,7 @@ def batch_scaling(
         net: The net.
         batch: Samples per batch.
         data: The data set of the inputs.
-        seconds: Seconds of both, interleaved on one thread.
+        seconds: CPU seconds of both, interleaved on one thread.
 
     Returns:
         `throughput_gain`, the samples per second relative to batch 1; `activation_growth`, the peak
@@ -132,7 +178,7 @@ def batch_scaling(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        times = measure.latencies(calls, threads=1, seconds=seconds, most=10_000)
+        times = cpu_times(calls, seconds)
     finally:
         torch.set_num_threads(threads)
     peak, single = activation_bytes(model, several), activation_bytes(model, several[:1])

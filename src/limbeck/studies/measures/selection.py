@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.evaluate import measure
 from limbeck.evaluate.flops import parameters
 from limbeck.evaluate.pareto import knee, pareto
 from limbeck.studies.measures import bench, efficiency, pairs
@@ -45,8 +44,8 @@ def _candidates(
         calls = {
             str(n): efficiency.call_of(one.net, on.test.inputs[:1]) for n, one in enumerate(both)
         }
-        times = measure.latencies(calls, threads=1, seconds=seconds, most=10_000)
-        joules = efficiency.joules_per_call(calls, seconds / 4)
+        times = efficiency.cpu_times(calls, seconds)
+        joules = efficiency.joules_per_call(calls, seconds)
         _CANDIDATES[place] = [
             Candidate(
                 convolutional=spec["name"] == "digits_cnn",
