@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -57,9 +56,10 @@ def trained(
     """Train a teacher and a student, as `distillation.student` does.
 
     Args:
+        data: A data set of `bench.data`, or `textures` or `parity`.
         groups: Merge the classes into as many groups of consecutive ones; no change if None.
     """
-    on = grouped(bench.data(data), groups).with_rows(rows)
+    on = grouped(load(data), groups).with_rows(rows)
     spec = {**teacher, **({} if labelled is None else {"labelled": labelled})}
     models = bench.teachers(spec, on, seed=seed, key=f"{data} {rows} {groups}")
     aim = Objective.of(objective)
@@ -77,6 +77,62 @@ def trained(
         **training,
     )
     return Pair(net, models, on)
+
+
+@cache
+def load(name: str) -> Data:
+    """Load a data set of `bench.data`, or make `textures` or `parity`."""
+    return _MADE[name]() if name in _MADE else bench.data(name)
+
+
+def _textures(*, count: int = 1600, size: int = 16, noise: float = 2.5) -> Data:
+    """Make images of 8 textures: two gratings each, of random phases, with Gaussian noise.
+
+    The textures differ by the directions of the gratings (four, at 45 degrees) and by their
+    frequency (two); positions say nothing about the class. Half of the images are test samples.
+    """
+    generator = torch.Generator().manual_seed(bench.SPLIT_SEED)
+    labels = torch.arange(count) % 8
+    axis = torch.arange(size) - size / 2
+    angles = (labels % 4) * torch.pi / 4
+    frequency = torch.where(labels < 4, 0.15, 0.25)
+
+    def grating(angle: Tensor) -> Tensor:
+        position = (
+            angle.cos()[:, None, None] * axis + angle.sin()[:, None, None] * axis[:, None]
+        )
+        phase = torch.rand(count, 1, 1, generator=generator)
+        return torch.sin(2 * torch.pi * (frequency[:, None, None] * position + phase))
+
+    images = grating(angles) + 0.5 * grating(angles + torch.pi / 3)
+    images = images + noise * torch.randn(images.shape, generator=generator)
+    return _halves(images.unsqueeze(1), labels, "image_classification", generator)
+
+
+def _parity(*, count: int = 4000, columns: int = 8, relevant: int = 3, flipped: float = 0.1) -> Data:
+    """Make rows of Gaussian columns; the label is the parity of the signs of some of them.
+
+    A share of the training labels is flipped. Neighbours have the same label little more often than
+    other pairs.
+    """
+    generator = torch.Generator().manual_seed(bench.SPLIT_SEED)
+    rows = torch.randn(count, columns, generator=generator)
+    labels = (rows[:, :relevant] > 0).sum(1) % 2
+    on = _halves(rows, labels, "tabular_classification", generator)
+    wrong = torch.rand(len(on.train), generator=generator) < flipped
+    return replace(on, train=replace(on.train, labels=on.train.labels ^ wrong.long()))
+
+
+def _halves(inputs: Tensor, labels: Tensor, task: str, generator: torch.Generator) -> Data:
+    order = torch.randperm(len(labels), generator=generator)
+    everything = Split(inputs, labels)
+    half = len(labels) // 2
+    names = tuple(map(str, range(int(labels.max()) + 1)))
+    parts = everything.take(order[:half]), everything.take(order[half:])
+    return Data(*parts, TASKS.load(task)(names))
+
+
+_MADE = {"textures": _textures, "parity": _parity}
 
 
 def grouped(on: Data, groups: int | None) -> Data:
@@ -396,6 +452,24 @@ def interaction(
     return {**found, "change": found["high"] - found["low"]}
 
 
+def mismatch(*, seed: int, same: Mapping[str, Any], other: Mapping[str, Any], **settings: Any) -> dict[str, float]:
+    """Compare a student of the teacher's architecture with one of another.
+
+    Args:
+        same: The settings of the first student, `student` and `objective`.
+        other: Those of the second.
+
+    Returns:
+        `same` and `other` (accuracies), and `degradation`, the first minus the second.
+    """
+    found = {}
+    for name, own in {"same": same, "other": other}.items():
+        pair = trained(seed=seed, **settings, **own)
+        test = pair.on.test
+        found[name] = bench.describe(bench.logits(pair.net, test.inputs), test)["accuracy"]
+    return {**found, "degradation": found["same"] - found["other"]}
+
+
 def _with(settings: Any, path: Sequence[str], value: Any) -> Any:
     if not path:
         return value
@@ -442,13 +516,3 @@ def soft_vectors(
     reference, queries = embed(on.train), embed(on.test)
     found = KNeighborsClassifier(5).fit(*reference)
     return {"accuracy": float(found.score(*queries))}
-
-
-def seconds_per_row(predict: Any, rows: Any, *, repeats: int = 3) -> float:
-    """Return the least CPU time of a prediction of all rows, in seconds per row."""
-    times = []
-    for _ in range(repeats):
-        begun = time.process_time()
-        predict(rows)
-        times.append(time.process_time() - begun)
-    return min(times) / len(rows)
