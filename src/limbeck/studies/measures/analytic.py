@@ -69,8 +69,7 @@ def intermediate_supervision(
                 )
             )
             gains = [
-                _gain(rng, alignment, noise, weight, rows, width, label_noise)
-                for _ in range(draws)
+                _gain(rng, alignment, noise, weight, rows, width, label_noise) for _ in range(draws)
             ]
             measured.append(float(np.mean(gains)))
     first, second = np.array(predicted), np.array(measured)

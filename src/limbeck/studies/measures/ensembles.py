@@ -37,13 +37,17 @@ def any_kind(
     training: Mapping[str, Any],
     labelled: int,
 ) -> dict[str, float]:
-    """Train a student of any kind on the labels, and another on a teacher's soft targets of all rows.
+    """Train a student of any kind on the labels, and another on soft targets of all rows.
 
     Args:
+        seed: The seed.
+        data: The data set.
         teacher: `forest` or `boosting` with arguments of scikit-learn's class, or a net.
         student: `tree` with arguments of scikit-learn's classes, or a net. A tree on soft targets
             is a regression tree of the probabilities.
         objective: The objective of a net with a teacher; its labels are the same.
+        training: Settings of a net's training.
+        labelled: The number of rows with a label.
 
     Returns:
         `accuracy`, `label_accuracy`, `gain` (their difference), `teacher_accuracy`, `agreement`,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -56,7 +56,14 @@ def trained(
     """Train a teacher and a student, as `distillation.student` does.
 
     Args:
+        seed: The seed.
         data: A data set of `bench.data`, or `textures` or `parity`.
+        student: The student's net.
+        teacher: The teacher's net, with the settings of its training.
+        objective: Terms, or a method by name, as in a recipe.
+        training: Settings of the student's training.
+        rows: Training samples; all if None.
+        labelled: Of these, samples with a label; all if None.
         groups: Merge the classes into as many groups of consecutive ones; no change if None.
     """
     on = grouped(load(data), groups).with_rows(rows)
@@ -98,9 +105,7 @@ def _textures(*, count: int = 1600, size: int = 16, noise: float = 2.5) -> Data:
     frequency = torch.where(labels < 4, 0.15, 0.25)
 
     def grating(angle: Tensor) -> Tensor:
-        position = (
-            angle.cos()[:, None, None] * axis + angle.sin()[:, None, None] * axis[:, None]
-        )
+        position = angle.cos()[:, None, None] * axis + angle.sin()[:, None, None] * axis[:, None]
         phase = torch.rand(count, 1, 1, generator=generator)
         return torch.sin(2 * torch.pi * (frequency[:, None, None] * position + phase))
 
@@ -109,7 +114,9 @@ def _textures(*, count: int = 1600, size: int = 16, noise: float = 2.5) -> Data:
     return _halves(images.unsqueeze(1), labels, "image_classification", generator)
 
 
-def _parity(*, count: int = 4000, columns: int = 8, relevant: int = 3, flipped: float = 0.1) -> Data:
+def _parity(
+    *, count: int = 4000, columns: int = 8, relevant: int = 3, flipped: float = 0.1
+) -> Data:
     """Make rows of Gaussian columns; the label is the parity of the signs of some of them.
 
     A share of the training labels is flipped. Neighbours have the same label little more often than
@@ -132,7 +139,7 @@ def _halves(inputs: Tensor, labels: Tensor, task: str, generator: torch.Generato
     return Data(*parts, TASKS.load(task)(names))
 
 
-_MADE = {"textures": _textures, "parity": _parity}
+_MADE: Mapping[str, Callable[[], Data]] = {"textures": _textures, "parity": _parity}
 
 
 def grouped(on: Data, groups: int | None) -> Data:
@@ -236,7 +243,8 @@ def attention_cosine(student: Tensor, teacher: Tensor) -> float:
     The larger map is average-pooled to the size of the smaller.
     """
     maps = [one.square().mean(1, keepdim=True) for one in (student, teacher)]
-    size = [min(one.shape[axis] for one in maps) for axis in (2, 3)]
+    height, width = (min(one.shape[axis] for one in maps) for axis in (2, 3))
+    size = (height, width)
     x, y = (F.adaptive_avg_pool2d(one, size).flatten(1) for one in maps)
     return float(F.cosine_similarity(x, y).mean())
 
@@ -301,6 +309,14 @@ def changed_targets(
     """Train a student on the teacher's targets, and another on changed ones.
 
     Args:
+        seed: The seed.
+        data: The data set.
+        student: The student's net.
+        teacher: The teacher's net, with the settings of its training.
+        objective: The objective of both students.
+        training: Settings of the student's training.
+        labelled: Samples with a label; all if None.
+        rows: Training samples; all if None.
         change: `wrong_classes` permutes each sample's logits of the classes other than the
             teacher's prediction; `within_class` exchanges the targets of samples with the same
             predicted class.
@@ -437,9 +453,11 @@ def interaction(
     """Return how much one setting changes a student's accuracy.
 
     Args:
+        seed: The seed.
         setting: The dotted path of the setting, in the settings of `trained`.
         low: Its first value.
         high: Its second value.
+        settings: The settings of `trained`.
 
     Returns:
         `low`, `high` (accuracies), and `change`, the second minus the first.
@@ -452,12 +470,16 @@ def interaction(
     return {**found, "change": found["high"] - found["low"]}
 
 
-def mismatch(*, seed: int, same: Mapping[str, Any], other: Mapping[str, Any], **settings: Any) -> dict[str, float]:
+def mismatch(
+    *, seed: int, same: Mapping[str, Any], other: Mapping[str, Any], **settings: Any
+) -> dict[str, float]:
     """Compare a student of the teacher's architecture with one of another.
 
     Args:
+        seed: The seed.
         same: The settings of the first student, `student` and `objective`.
         other: Those of the second.
+        settings: The other settings of `trained`.
 
     Returns:
         `same` and `other` (accuracies), and `degradation`, the first minus the second.
@@ -483,15 +505,26 @@ def _with(settings: Any, path: Sequence[str], value: Any) -> Any:
 
 
 def soft_vectors(
-    *, seed: int, data: str, net: Spec, kept: int, temperature: float, embedding: str, **training: Any
+    *,
+    seed: int,
+    data: str,
+    net: Spec,
+    kept: int,
+    temperature: float,
+    embedding: str,
+    **training: Any,
 ) -> dict[str, float]:
     """Train a net on some classes, and classify the others by nearest neighbours in its outputs.
 
     Args:
+        seed: The seed.
+        data: The data set.
+        net: The net.
         kept: The first so many classes are trained on; the rest are new.
         temperature: The temperature of `soft`.
         embedding: `soft` (softened probabilities), `hard` (the predicted class, one-hot), or a
             layer's path.
+        training: Settings of its training.
 
     Returns:
         `accuracy` of 5 neighbours on the new classes, whose training samples are the reference.

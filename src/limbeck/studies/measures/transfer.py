@@ -33,11 +33,17 @@ def related_task(
     """Train a small net on the second half of the classes, with help of the first half.
 
     Args:
+        seed: The seed.
+        data: The data set.
+        student: The small net.
+        teacher: The teacher's net, with the settings of its training on the first half.
+        training: Settings of each training of the small net.
         labelled: The labelled rows of the second half; all rows of the first half are labelled.
         route: `scratch` uses the labels alone. `transfer` trains the small net on the first half
             before. `distil` has soft targets of a teacher that was trained on the first half and
             then on the labels; `transfer and distil` does both. `related features` has a hint of a
             teacher that was trained on the first half alone.
+        temperature: The temperature of the soft targets.
 
     Returns:
         `accuracy` on the second half, and `teacher_accuracy` if there is a teacher.
@@ -138,9 +144,14 @@ def half_depth(
     """Distil a transformer into one of half its depth, whose layers are every other of the teacher.
 
     Args:
+        seed: The seed.
+        data: The data set, of images of 8 by 8 pixels.
         depth: The layers of the teacher, an even number.
+        training: Settings of the student's training.
+        teacher_training: Settings of the teacher's training.
         route: `teacher` returns the teacher's values; `half` starts from the teacher's layers and
             has its objective; `half from labels` starts from random weights.
+        objective: The student's objective.
 
     Returns:
         `accuracy`, `parameters`, and `seconds` (CPU time of
@@ -181,9 +192,7 @@ def half_depth(
 
 
 @cache
-def _large(
-    data: str, depth: int, training: tuple[tuple[str, Any], ...], seed: int
-) -> nn.Module:
+def _large(data: str, depth: int, training: tuple[tuple[str, Any], ...], seed: int) -> nn.Module:
     on = bench.data(data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1000 + seed)
