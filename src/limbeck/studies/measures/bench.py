@@ -153,16 +153,20 @@ _LOADERS: dict[str, Callable[[], Data]] = {
 
 
 def build(spec: Spec, like: Data, *, seed: int) -> nn.Module:
-    """Build a reference net for a data set, with weights drawn by the seed."""
+    """Build a reference net for a data set, with weights drawn by the seed.
+
+    A multilayer perceptron of images has the layer `0`, which flattens them, and the net as `1`.
+    """
     arguments = dict(spec)
     name = str(arguments.pop("name"))
     module = importlib.import_module(f"limbeck.models.nets.{file_of_net(name).stem}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net: nn.Module = getattr(module, name)(
-            like.classes, like.train.inputs.shape[1], **arguments
-        )
-    return net
+        shape = like.train.inputs.shape[1:]
+        flat = name == "tabular_mlp" and len(shape) > 1
+        features = shape.numel() if flat else shape[0]
+        net: nn.Module = getattr(module, name)(like.classes, features, **arguments)
+    return nn.Sequential(nn.Flatten(), net) if flat else net
 
 
 class _Recorded:
