@@ -112,10 +112,10 @@ def test_what_is_stored_is_not_measured_again(own: Path, tmp_path: Path) -> None
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "records": content["records"][:4]}))
     assert stored(study, tmp_path / "out") is None
-    assert run(study, tmp_path / "out").findings == first.findings
+    assert run(study, tmp_path / "out").checks == first.checks
     assert len(log.read_text().splitlines()) == 8
     again = load(str(_changed(own, arms={"low": {"level": 1.0}, "high": {"level": 3.0}})))
-    assert run(again, tmp_path / "out").findings[0].measured.mean == pytest.approx(2)
+    assert run(again, tmp_path / "out").checks[0].measured.mean == pytest.approx(2)
     assert len(log.read_text().splitlines()) == 11
     assert stored(again, tmp_path / "out") is not None
 
@@ -248,6 +248,6 @@ def test_the_smoke_form_of_every_study_runs(name: str, tmp_path: Path) -> None:
     """The smoke form of every study measures every arm and value that the study names."""
     study = load(name)
     found = run(study, tmp_path, smoke=True)
-    assert len(found.findings) == len(study.expect)
+    assert len(found.checks) == len(study.expect)
     values = set().union(*(one.values for one in found.records))
     assert set(study.show) <= values

@@ -64,7 +64,7 @@ def study(
         page = write_page(one, found, folder)
         if not as_json:
             measured = "; ".join(
-                f"{f.what}: {f.measured.mean:.4g}, expected {f.bound}" for f in found.findings
+                f"{f.what}: {f.measured.mean:.4g}, expected {f.bound}" for f in found.checks
             )
             words = "the smoke form, no conclusion" if smoke else WORDS[found.verdict].lower()
             show(f"  {words}. {measured}\n  {page}")

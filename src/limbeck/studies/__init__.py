@@ -4,13 +4,13 @@ A study is one YAML file in `catalogue/`: the claim, its source, the arms that a
 rule that decides. What an arm measures is a function of `measures/`, by name.
 """
 
-from limbeck.studies.judge import Finding, Verdict
+from limbeck.studies.judge import Check, Verdict
 from limbeck.studies.run import Outcome, Record, run
 from limbeck.studies.study import Expectation, Study, load, names
 
 __all__ = [
+    "Check",
     "Expectation",
-    "Finding",
     "Outcome",
     "Record",
     "Study",

@@ -17,7 +17,7 @@ Values = Mapping[str, Sequence[Mapping[str, float]]]
 """Measured values by name, one mapping per seed, by arm."""
 
 
-class Finding(Result):
+class Check(Result):
     """An expectation, and what was measured.
 
     Attributes:
@@ -33,7 +33,7 @@ class Finding(Result):
     verdict: Verdict
 
 
-def judge(expectation: Expectation, values: Values, *, deterministic: bool = False) -> Finding:
+def judge(expectation: Expectation, values: Values, *, deterministic: bool = False) -> Check:
     """Compare a measured value with its bound.
 
     Differences and ratios are paired: they are computed for each seed, then averaged. The verdict
@@ -68,9 +68,7 @@ def judge(expectation: Expectation, values: Values, *, deterministic: bool = Fal
         verdict = "supported"
     elif high <= above or low >= below:
         verdict = "refuted"
-    return Finding(
-        what=expectation.what, bound=expectation.bound, measured=measured, verdict=verdict
-    )
+    return Check(what=expectation.what, bound=expectation.bound, measured=measured, verdict=verdict)
 
 
 def _ends(measured: Summary, *, deterministic: bool) -> tuple[float, float]:
@@ -81,14 +79,14 @@ def _ends(measured: Summary, *, deterministic: bool) -> tuple[float, float]:
     return measured.interval.low, measured.interval.high
 
 
-def conclude(findings: Sequence[Finding]) -> Verdict:
+def conclude(checks: Sequence[Check]) -> Verdict:
     """Return the verdict on the claim: supported or refuted if every expectation is.
 
     Example:
         >>> conclude([])
         'undecided'
     """
-    found = {one.verdict for one in findings}
+    found = {one.verdict for one in checks}
     if len(found) == 1:
         return found.pop()
     return "mixed" if {"supported", "refuted"} <= found else "undecided"

@@ -88,9 +88,9 @@ def page_files(study: Study, outcome: Outcome, folder: Path) -> dict[Path, str]:
 
 def page(study: Study, outcome: Outcome) -> str:
     """Return a study's page as Markdown."""
-    findings = fmt.table(
+    checks = fmt.table(
         ["expected", "", "measured", "95 % interval", "verdict"],
-        [[f.what, f.bound, *_measured(f.measured), f.verdict] for f in outcome.findings],
+        [[f.what, f.bound, *_measured(f.measured), f.verdict] for f in outcome.checks],
         figures=False,
     )
     shown = [*dict.fromkeys([*(one.value for one in study.expect), *study.show])]
@@ -116,7 +116,7 @@ def page(study: Study, outcome: Outcome) -> str:
         f"*Claim.* {study.claim}",
         f"*Source.* {study.source}",
         *([f"*Claimed figure.* {study.claimed}"] if study.claimed else []),
-        findings,
+        checks,
         f"![{study.title}]({study.name}.svg)",
         f"*Method.* {study.method.strip()}",
         fmt.table(["", *shown], rows),
@@ -237,7 +237,7 @@ def _index(outcomes: Mapping[str, tuple[Study, Outcome | None]]) -> str:
 def _conclusion(found: Outcome | None) -> tuple[str, str]:
     if found is None:
         return "-", "not yet measured"
-    first = found.findings[0]
+    first = found.checks[0]
     return f"{first.what}: {_cell(first.measured)}", found.verdict
 
 

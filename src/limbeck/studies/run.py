@@ -14,7 +14,7 @@ from limbeck.core import fingerprint
 from limbeck.core.files import read_json, write_text
 from limbeck.core.measurement import Result
 from limbeck.errors import InputError, LimbeckError, Problem
-from limbeck.studies.judge import Finding, Verdict, conclude, judge
+from limbeck.studies.judge import Check, Verdict, conclude, judge
 from limbeck.studies.study import Study
 
 
@@ -37,13 +37,13 @@ class Record(Result):
 
 
 class Outcome(Result):
-    """A study's records, findings and verdict.
+    """A study's records, checks and verdict.
 
     Attributes:
         study: The name of the study.
         smoke: Whether it is the smoke form, which supports no conclusion.
         records: What was measured, by arm and seed.
-        findings: What became of each expectation.
+        checks: What became of each expectation.
         verdict: The verdict on the claim.
         versions: The versions of the main libraries.
     """
@@ -51,7 +51,7 @@ class Outcome(Result):
     study: str
     smoke: bool = False
     records: tuple[Record, ...]
-    findings: tuple[Finding, ...]
+    checks: tuple[Check, ...]
     verdict: Verdict
     versions: dict[str, str]
 
@@ -119,7 +119,7 @@ def run(
 
 
 def outcome(study: Study, records: list[Record], *, smoke: bool = False) -> Outcome:
-    """Judge a study's claim on its records; without those of every arm there are no findings.
+    """Judge a study's claim on its records; without those of every arm there are no checks.
 
     Raises:
         InputError: An expectation names a value that an arm does not measure.
@@ -128,10 +128,10 @@ def outcome(study: Study, records: list[Record], *, smoke: bool = False) -> Outc
     records = sorted(records, key=lambda one: (order[one.arm], one.seed))
     values = {arm: [r.values for r in records if r.arm == arm] for arm in study.arms}
     counts = {len(rows) for rows in values.values()}
-    findings: list[Finding] = []
+    checks: list[Check] = []
     for one in study.expect if len(counts) == 1 and counts != {0} else ():
         try:
-            findings.append(judge(one, values, deterministic=study.deterministic))
+            checks.append(judge(one, values, deterministic=study.deterministic))
         except KeyError as error:
             allowed = ", ".join(values[one.of][0])
             raise InputError(Problem(f"{study.name}.expect.value", one.value, allowed)) from error
@@ -139,8 +139,8 @@ def outcome(study: Study, records: list[Record], *, smoke: bool = False) -> Outc
         study=study.name,
         smoke=smoke,
         records=tuple(records),
-        findings=tuple(findings),
-        verdict=conclude(findings),
+        checks=tuple(checks),
+        verdict=conclude(checks),
         versions=_versions(),
     )
 
