@@ -19,7 +19,7 @@ from limbeck.studies.study import Study
 
 
 class Record(Result):
-    """What one arm measured with one seed.
+    """The numbers that one arm measured with one seed.
 
     Attributes:
         arm: The arm.

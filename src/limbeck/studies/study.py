@@ -31,7 +31,7 @@ class _Frozen(BaseModel):
 
 
 class Expectation(_Frozen):
-    """What the claim predicts of one measured value: a bound on it, or on a difference of arms.
+    """A prediction of the claim: a bound on a measured value, or on a difference or ratio of arms.
 
     Example:
         >>> Expectation(value="accuracy", of="annealed", minus="fixed", above=0).text

@@ -293,7 +293,7 @@ def teachers(spec: Spec, on: Data, *, seed: int, key: str) -> list[nn.Module]:
             of the training beside its own arguments.
         on: The data.
         seed: The seed of the first member; the others have the next ones.
-        key: What the data are, so that teachers are told apart.
+        key: The name of the data, which distinguishes teachers of equal settings.
     """
     place = f"{key} {seed} {sorted(spec.items(), key=str)}"
     if place not in _TEACHERS:

@@ -281,7 +281,7 @@ def straight_through(*, seed: int, bits: int = 2, temperature: float = 1.0) -> d
 
     held = rounded(weight).requires_grad_()
     [estimate] = torch.autograd.grad(loss(held), held)
-    exact, ours, smooth = 0.0, [], []
+    exact, estimated, smooth = 0.0, [], []
     for _ in range(24):
         direction = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
         direction /= direction.norm()
@@ -294,8 +294,8 @@ def straight_through(*, seed: int, bits: int = 2, temperature: float = 1.0) -> d
         ]
         upper, lower = torch.stack(ends).chunk(2)
         smooth.append(float((upper - lower).mean() / (2 * width)))
-        ours.append(float((estimate * direction).sum()))
-    a, b = np.array(ours), np.array(smooth)
+        estimated.append(float((estimate * direction).sum()))
+    a, b = np.array(estimated), np.array(smooth)
     return {
         "exact_slope": exact,
         "slope_correlation": float(np.corrcoef(a, b)[0, 1]),
