@@ -106,8 +106,16 @@ def load(folder: Path = RESULTS) -> dict[str, Stored]:
     return {file.stem: Stored.model_validate_json(file.read_text("utf-8")) for file in files}
 
 
-def extract(result: RunResult, **further: float | str | None) -> Stored:
+def extract(
+    result: RunResult,
+    recipe: str = "",
+    local: list[str] | None = None,
+    **further: float | str | None,
+) -> Stored:
     """Build the stored form of a run; `further` are fields that the run does not know.
+
+    A run of a copy of a recipe is stored under the name `recipe`, if the two agree but for the
+    overrides `local`, such as the folder of a model that others load from a hub.
 
     Raises:
         InputError: It is not a run of a shipped recipe, or the recipe has changed since.
@@ -116,12 +124,14 @@ def extract(result: RunResult, **further: float | str | None) -> Stored:
 
     words = shlex.split(result.environment.command)
     named = {path: name for name, path in shipped_recipes().items()}
-    if words[1:2] != ["run"] or len(words) < 3 or find(words[2]) not in named:
+    if not recipe and (words[1:2] != ["run"] or len(words) < 3 or find(words[2]) not in named):
         raise InputError(Problem("the run's command", shlex.join(words), "a shipped recipe's run"))
     overrides = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+    overrides = [] if recipe else overrides
+    name = recipe or named[find(words[2])]
     ran = Recipe.model_validate(result.recipe)
-    if recipe_hash(ran) != recipe_hash(resolve(words[2], overrides)):
-        raise InputError(Problem(words[2], "another recipe", "that of the run", "Run it again."))
+    if recipe_hash(ran) != recipe_hash(resolve(name, [*overrides, *(local or [])])):
+        raise InputError(Problem(name, "another recipe", "that of the run", "Run it again."))
     made, comparison = result.environment, result.comparison
     report = Path("runs") / result.name / "report.html"
     quantized = [stage["quantize"]["method"] for stage in ran.stages if "quantize" in stage]
@@ -129,9 +139,9 @@ def extract(result: RunResult, **further: float | str | None) -> Stored:
     if quantized:
         student = f"{student} ({quantized[-1]})"
     fields = {
-        "recipe": named[find(words[2])],
+        "recipe": name,
         "overrides": [one for one in overrides if not one.startswith(("seeds=", "threads="))],
-        "recipe_hash": recipe_hash(ran),
+        "recipe_hash": recipe_hash(resolve(name, overrides)),
         "commit": made.git_commit,
         "date": made.started[:10],
         "machine": f"{fmt.plural(made.hardware.cores, 'core')}, {made.hardware.processor}",
@@ -150,9 +160,13 @@ def extract(result: RunResult, **further: float | str | None) -> Stored:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Compute a hash of everything in a recipe that decides its outcome, seeds excluded."""
+    """Compute a hash of everything in a recipe that decides its outcome.
+
+    Seeds and evaluations are excluded.
+    """
     left_out = {"name", "description", "seeds", "threads", "profiles", "provenance"}
     content = recipe.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+    content["stages"] = [one for one in content["stages"] if "evaluate" not in one]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -345,11 +359,14 @@ def _main() -> None:
     parser.add_argument("run", nargs="?", help="The run folder to add.")
     parser.add_argument("--heldout", action="store_true", help="The run has new seeds.")
     parser.add_argument("--cpu-seconds", type=float, help="The processor time of the run.")
+    parser.add_argument("--recipe", default="", help="The recipe, if the run is of a copy.")
+    parser.add_argument("--set", action="append", help="How the copy differs without effect.")
     parser.add_argument("--note", help="What a reader must know of the figures.")
     parser.add_argument("--why", help="The reason of a gain that is not above 0.")
     given = parser.parse_intermixed_args()
     if given.action == "add":
-        new = extract(load_run(given.run), cpu_seconds=given.cpu_seconds)
+        found = load_run(given.run)
+        new = extract(found, given.recipe, given.set, cpu_seconds=given.cpu_seconds)
         folder, old = HELDOUT if given.heldout else RESULTS, load().get(new.stem)
         note, why = given.note or (old and old.note), given.why or (old and old.why)
         texts = {"note": note or "", "why": why if why and not new.gains else ""}
