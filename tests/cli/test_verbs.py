@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import limbeck
 from limbeck.cli import VERBS, _app
+from limbeck.studies.study import shipped
 
 ROOT = Path(limbeck.__file__).parent
 
@@ -41,7 +42,7 @@ def recipes() -> list[str]:
         ("tasks", modules("tasks", but=("task", "checks", "scores", "details"))),
         ("stages", modules("pipeline/stages")),
         ("recipes", recipes()),
-        ("studies", modules("studies")),
+        ("studies", sorted(shipped())),
         ("losses", sorted(__import__("limbeck.losses", fromlist=["x"]).__all__)),
         ("methods", ["fitnets", "hinton", "label_only"]),
     ],

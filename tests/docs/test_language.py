@@ -69,17 +69,17 @@ VERBS = set(
     re.findall(
         r"\S+",
         """
-    Accumulate Add Append Apply Assign Average Average-pool Build Call Capture Catch Check Choose
-    Clamp Classify Collect Compare Compress Compute Concatenate Condition Continue Convert Copy
-    Count Decode Describe Determine Disable Distil Distribute Divide Do Draw Dry-run Empty Encode Escape
-    Estimate Evaluate Execute Export Extract Factorise Fill Find Fit Fix Flatten Flush Fold Format
-    Gather Generate Group Hash Ignore Import Infer Initialise Install Iterate Join Judge Keep List Load
-    Lock Log Look Map Mask Measure Merge Move Normalise Open Pack Pad Pair Parse Predict Prefix Print
-    Prune Quantise Query Raise Rank Read Record Reduce Refuse Register Release Remove Rename Render
-    Replace Report Reset Reshape Resize Resolve Restore Return Rotate Round Run Sample Scale Score
-    Search Select Set Shard Share Shorten Shrink Shuffle Sign Split Standardise Start Store Sum
-    Suppress Test Trace Train Transform Truncate Try Unpack Update Validate Verify Wrap Write Yield
-    Zero
+    Accumulate Add Append Apply Assign Average Average-pool Build Call Capture Catch Check
+    Choose Clamp Classify Collect Compare Compress Compute Concatenate Condition Continue
+    Convert Copy Count Decode Describe Determine Disable Distil Distribute Divide Do Draw
+    Dry-run Empty Encode Escape Estimate Evaluate Execute Export Extract Factorise Fill Find Fit
+    Fix Flatten Flush Fold Format Gather Generate Group Hash Ignore Import Infer Initialise
+    Install Iterate Join Judge Keep List Load Lock Log Look Map Mask Measure Merge Move
+    Normalise Open Pack Pad Pair Parse Predict Prefix Print Prune Quantise Query Raise Rank Read
+    Record Reduce Refuse Register Release Remove Rename Render Replace Report Reset Reshape
+    Resize Resolve Restore Return Rotate Round Run Sample Scale Score Search Select Set Shard
+    Share Shorten Shrink Shuffle Sign Split Standardise Start Store Sum Suppress Test Trace
+    Train Transform Truncate Try Unpack Update Validate Verify Wrap Write Yield Zero
     """,
     )
 )

@@ -72,7 +72,7 @@ def call_and_recipe(name, settings):
         if key in signature and signature[key].default is inspect.Parameter.empty
     }
     labels = {"labels": LABELS} if name == "dkd" else {}
-    logits = losses.find(name).__module__.endswith(("divergences", "classification"))
+    logits = losses.find(name).__module__.endswith(("divergences", "classification", "quantiles"))
     inputs = POSITIONAL.get(name, (LOGITS, LOGITS) if logits else (MAPS, MAPS))
     if name == "minilm_relation":
         needed |= {"heads": 2}

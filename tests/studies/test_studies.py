@@ -242,6 +242,7 @@ def test_every_claim_names_studies_that_exist() -> None:
     assert {name for one in claims() for name in one.studies} <= known
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("name", sorted(names()))
 def test_the_smoke_form_of_every_study_runs(name: str, tmp_path: Path) -> None:

@@ -152,7 +152,10 @@ def test_preprocessing_keeps_the_scale_of_the_targets(data, tmp_path):
 
 
 def test_only_evaluations_of_any_task_run_without_classes(data):
-    assert list(Evaluate().selected(TASKS.load("tabular_regression").of(data))) == ["cost"]
+    assert list(Evaluate().selected(TASKS.load("tabular_regression").of(data))) == [
+        "cost",
+        "diagnosis",
+    ]
     assert len(Evaluate().selected(TASKS.load("tabular_classification")(("a", "b")))) > 1
 
 

@@ -15,10 +15,11 @@ from limbeck.losses._kinds import MINIMUM_LOGIT
 from limbeck.losses._types import Logits, PerElement
 
 Level = Annotated[float, Field(gt=0, lt=1)]
+Levels = Annotated[Sequence[Level], Field(min_length=1)]
 
 
 def quantile_regression(
-    student: Logits, teacher: Logits, *, levels: Sequence[Level] | None = None
+    student: Logits, teacher: Logits, *, levels: Levels | None = None
 ) -> PerElement:
     r"""Compute the pinball loss of the student's quantiles, expected over the teacher's quantiles.
 

@@ -27,7 +27,7 @@ def high_temperature(*, seed: int, temperature: float, classes: int = 10) -> dic
     zs, zt = torch.randn(2, 64, classes, generator=generator, dtype=torch.float64)
     zs, zt = zs - zs.mean(1, keepdim=True), zt - zt.mean(1, keepdim=True)
     zs.requires_grad_()
-    loss = losses.soft_target_kl(zs, zt, temperature=temperature).sum()
+    loss = losses.soft_target_kl(zs, zt, temperature=float(temperature)).sum()
     [gradient] = torch.autograd.grad(loss, zs)
     limit = (zs.detach() - zt) / classes
     return {"relative_error": float((gradient - limit).norm() / limit.norm())}
