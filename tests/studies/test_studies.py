@@ -92,13 +92,15 @@ def test_one_value_decides_only_if_it_depends_on_no_seed() -> None:
 
 
 def test_a_claim_holds_if_every_expectation_does() -> None:
-    """One failed expectation makes the verdict mixed; an undecided one undecided."""
+    """One refuted expectation refutes it, or makes it mixed; an undecided one undecided."""
     rows = _rows(a=[1.0, 1.1], b=[-1.0, -1.1], c=[1.0, -1.0])
     found = {arm: judge(Expectation(value="x", of=arm, above=0), rows) for arm in "abc"}
     assert conclude([found["a"], found["a"]]) == "supported"
     assert conclude([found["a"], found["b"]]) == "mixed"
     assert conclude([found["a"], found["c"]]) == "undecided"
     assert conclude([found["b"]]) == "refuted"
+    assert conclude([found["b"], found["c"]]) == "refuted"
+    assert conclude([found["a"], found["b"], found["c"]]) == "mixed"
 
 
 def test_what_is_stored_is_not_measured_again(own: Path, tmp_path: Path) -> None:

@@ -80,13 +80,16 @@ def _ends(measured: Summary, *, deterministic: bool) -> tuple[float, float]:
 
 
 def conclude(checks: Sequence[Check]) -> Verdict:
-    """Return the verdict on the claim: supported or refuted if every expectation is.
+    """Return the verdict on the claim, which holds if every expectation does.
+
+    It is supported if all are, refuted if one is and none is supported, and mixed if some are
+    supported and others refuted; otherwise undecided.
 
     Example:
         >>> conclude([])
         'undecided'
     """
     found = {one.verdict for one in checks}
-    if len(found) == 1:
-        return found.pop()
-    return "mixed" if {"supported", "refuted"} <= found else "undecided"
+    if "refuted" in found:
+        return "mixed" if "supported" in found else "refuted"
+    return "supported" if found == {"supported"} else "undecided"
