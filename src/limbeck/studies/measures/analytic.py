@@ -27,7 +27,7 @@ def hint_gain(
         label_noise: σ.
 
     Example:
-        >>> hint_gain(alignment=1, noise=0, weight=1, rows=100, width=10, label_noise=1)
+        >>> round(hint_gain(alignment=1, noise=0, weight=1, rows=100, width=10, label_noise=1), 6)
         0.075
     """
     alone = width * label_noise**2 / rows
