@@ -86,11 +86,12 @@ def evaluation(
     """
     identity = _identity(candidate, context)
     inputs = build_context(candidate, context, limit=stage.max_samples)
-    inputs = replace(inputs, distillation=distillation_of(candidate, context, result))
     done: list[EvaluationResult] = []
     failed: list[Failed] = []
     selected = stage.selected(context.task)
     names = list(selected)
+    if any(map(depends_on_seeds, names)):  # only those read the distillation
+        inputs = replace(inputs, distillation=distillation_of(candidate, context, result))
     for number, (name, settings) in enumerate(selected.items(), start=1):
         path = context.run / FOLDER / f"{name}.json"
         seeds = _scores(result) if depends_on_seeds(name) else []
