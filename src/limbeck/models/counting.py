@@ -25,9 +25,13 @@ def count_parameters(key: object, build: Callable[[], nn.Module]) -> int:
         LimitError: The build exceeds a limit, or raises an exception.
     """
 
-    def count() -> int:
-        import torch
+    import torch
 
+    # The first draw on the meta device imports hundreds of modules of torch: here, so that the
+    # child's limit on time is for the model alone.
+    torch.empty(1, device="meta").normal_()
+
+    def count() -> int:
         with torch.device("meta"):
             return sum(parameter.numel() for parameter in build().parameters())
 
