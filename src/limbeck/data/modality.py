@@ -76,6 +76,7 @@ class Modality(ABC, Generic[KeysT]):
             which it stays as before they were added.
         owns_labels: Whether `labels` returns labels of its own: a kind of label in the recipe is
             then refused.
+        entries: The names of batch entries that are no inputs of a model, beyond those of labels.
         hint: What a message on a missing column adds.
     """
 
@@ -86,6 +87,7 @@ class Modality(ABC, Generic[KeysT]):
     training_only: ClassVar[frozenset[str]] = frozenset()
     later: ClassVar[frozenset[str]] = frozenset()
     owns_labels: ClassVar[bool] = False
+    entries: ClassVar[frozenset[str]] = frozenset()
     hint: ClassVar[str] = "The columns of a table are named in data.table."
 
     def of(self, spec: DataSpec) -> KeysT:

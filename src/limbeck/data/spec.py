@@ -25,13 +25,17 @@ SOURCES = Registry(
 )
 _MODALITIES: list[Modality[Settings]] = modalities()
 _KINDS: list[LabelKind[Settings]] = loadable(LABELS)
-NOT_INPUTS = frozenset({"index", "view", "weight"}).union(*(kind.entries for kind in _KINDS))
+NOT_INPUTS = frozenset({"index", "view", "weight"}).union(
+    *(kind.entries for kind in _KINDS), *(modality.entries for modality in _MODALITIES)
+)
 """Batch entries that are not inputs of a model."""
 NO_CONTENT = {"files", "licence", "name", "max_overlap"}.union(
     *(modality.training_only for modality in _MODALITIES)
 )
 """Settings that change neither rows nor tensors, or are hashed elsewhere."""
-NEED_FILES = {"audiofolder", "csv", "imagefolder", "npz", "parquet", "webdataset"}
+NEED_FILES = {
+    *("audiofolder", "csv", "imagefolder", "json", "npz", "parquet", "text", "webdataset"),
+}
 """Sources that read the files that a recipe names."""
 FIRST = {
     *("source", "config", "revision", "columns", "validation", "test", "split_seed"),

@@ -127,6 +127,7 @@ class TermInputs:
             output.head.weight,
             targets,
             bias=output.head.bias,
+            softcap=output.softcap,
             labels=output.labels if "label_weight" in arguments else None,
             weights=shares,
             reduction="sum",

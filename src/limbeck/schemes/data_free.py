@@ -20,7 +20,7 @@ from limbeck.schemes._regularizer import Regularizer
 from limbeck.schemes._settings import SchemeInputs, SchemeSettings
 from limbeck.schemes.scheme import Phase
 from limbeck.targets import Answer
-from limbeck.tasks import Batch, Response, Task
+from limbeck.tasks import Batch, Response, Task, common_classes
 from limbeck.teachers import FrozenTeacher
 
 LATENT = "latent"
@@ -179,7 +179,7 @@ class DataFree(nn.Module):
             with torch.no_grad():
                 inputs = self._generate(batch)
             response, answer = self._task.respond(self.student, inputs), self._answer(inputs)
-            self._objective.check_classes(response, answer, least=len(self._task.classes))
+            self._objective.check_classes(response, answer, least=common_classes(self._task))
             return self._objective.check(
                 response,
                 answer,

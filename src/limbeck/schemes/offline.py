@@ -15,7 +15,7 @@ from limbeck.schemes._settings import SchemeInputs, SchemeSettings
 from limbeck.schemes.scheme import Phase
 from limbeck.taps import Taps
 from limbeck.targets import Answer
-from limbeck.tasks import Batch, Response, Task, total_weights
+from limbeck.tasks import Batch, Response, Task, common_classes, total_weights
 from limbeck.teachers import Teacher
 
 
@@ -107,7 +107,7 @@ class Offline(nn.Module):
             response = self._respond(probe)
         answer = self._answer(probe)
         if answer is not None:
-            self._objective.check_classes(response, answer, least=len(self._task.classes))
+            self._objective.check_classes(response, answer, least=common_classes(self._task))
         self._objective.connect(response, answer, training_set)
 
     def _respond(self, batch: Batch) -> Response:

@@ -47,6 +47,7 @@ class Output:
             against labels are means over these elements.
         hidden: For large heads, the input of the head, `[elements, dimension]`.
         head: For large heads, the head itself.
+        softcap: The soft cap c of the head's logits, c · tanh(z / c); None without.
         auxiliary: The values of auxiliary heads, shaped as `values`; in training mode only.
     """
 
@@ -57,6 +58,7 @@ class Output:
     labelled: Tensor | None = None
     hidden: Tensor | None = None
     head: nn.Module | None = None
+    softcap: float | None = None
     auxiliary: tuple[Tensor, ...] = ()
 
     @property
@@ -241,6 +243,14 @@ def is_classifier(task: Task) -> bool:
     Calibration, confusion matrix and agreement of classes are defined for these tasks only.
     """
     return task.element == SAMPLE and next(iter(task.kinds.values())) == "categorical"
+
+
+def common_classes(task: Task) -> int:
+    """Return the number of classes that every model of a categorical task has.
+
+    Those of the data, or the tokens of the tokenizer: a model may have more for padding.
+    """
+    return len(task.classes) or int(getattr(task, "vocabulary", 0))
 
 
 def shares_inputs(task: Task) -> bool:

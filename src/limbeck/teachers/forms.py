@@ -121,7 +121,8 @@ def _head(output: Output) -> HeadTargets:
         raise InputError(Problem("teacher.targets", "head", allowed, fix))
     weight, bias = output.head.weight, output.head.bias
     assert isinstance(weight, Tensor)
-    return HeadTargets(output.hidden, weight, bias if isinstance(bias, Tensor) else None)
+    bias = bias if isinstance(bias, Tensor) else None
+    return HeadTargets(output.hidden, weight, bias, output.softcap)
 
 
 def _keys(output: Output, batch: Batch) -> Tensor:

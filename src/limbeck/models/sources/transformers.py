@@ -1,4 +1,6 @@
-"""transformers classifiers, from a configuration, a local folder or the Hugging Face hub.
+"""Models of transformers, from a configuration, a local folder or the Hugging Face hub.
+
+Classifiers of texts, images and tokens, and causal language models.
 
 `{source: transformers, name: bert, num_hidden_layers: 4, hidden_size: 128}` has fresh weights;
 `{source: transformers, path: folder}` has the folder's, and a fresh head if there is none.
@@ -34,12 +36,14 @@ if TYPE_CHECKING:
 
     from limbeck.models.spec import ModelSpec
 
-TOKENS = "AutoModelForTokenClassification"
-CLASSIFIERS = (
+TOKENS, CAUSAL = "AutoModelForTokenClassification", "AutoModelForCausalLM"
+BY_ELEMENT = {"token": TOKENS, "next token": CAUSAL}
+"""The class of models by what a prediction describes."""
+CLASSES = (
     *("AutoModelForSequenceClassification", "AutoModelForImageClassification"),
-    TOKENS,
+    *(TOKENS, CAUSAL),
 )
-ALLOWED = "a model type that transformers makes a classifier of"
+ALLOWED = "a model type that transformers makes a classifier or a causal language model of"
 # Settings about where and with what a configuration was written, not about the model.
 WRITER_SETTINGS = {"transformers_version", "_name_or_path", "dtype", "torch_dtype"}
 # PIL's numbers of its resampling filters.
@@ -47,31 +51,33 @@ RESAMPLING = {"0": "nearest", "1": "lanczos", "2": "bilinear", "3": "bicubic", "
 
 
 def names() -> list[str]:
-    """Return the model types that transformers has a classifier for."""
+    """Return the model types that transformers has a classifier or a causal model for."""
     kinds = require("transformers", extra="text").CONFIG_MAPPING
-    return sorted(kind for kind in kinds if _classifier(kinds[kind]) is not None)
+    return sorted(kind for kind in kinds if _auto_class(kinds[kind]) is not None)
 
 
-def _classifier(config: type, fit: Fit | None = None) -> str | None:
+def _auto_class(config: type, fit: Fit | None = None) -> str | None:
     """Return the class for texts, else for images; with both (Perceiver) the data decides.
 
-    For predictions per token it is that for tokens; without data any class that exists.
+    For predictions per token or of next tokens it is that for these; without data any class that
+    exists.
     """
-    found = [name for name in CLASSIFIERS if config in _mapping(name)]
+    found = [name for name in CLASSES if config in _mapping(name)]
     if fit is not None:
-        tokens = fit.element == "token"
-        found = [name for name in found if (name == TOKENS) == tokens]
+        own = BY_ELEMENT.get(fit.element)
+        special = BY_ELEMENT.values()
+        found = [name for name in found if name == own or (own is None and name not in special)]
     images = fit is not None and fit.channels is not None
     return (found[-1] if images else found[0]) if found else None
 
 
-def _mapping(classifier: str) -> Any:
-    """Return the classes of a classifier by configuration class; a look-up imports the module."""
-    return getattr(require("transformers", extra="text"), classifier)._model_mapping
+def _mapping(auto_class: str) -> Any:
+    """Return the models of a class by configuration class; a look-up imports the module."""
+    return getattr(require("transformers", extra="text"), auto_class)._model_mapping
 
 
-def _import_classifiers(kind: Any) -> None:
-    for name in CLASSIFIERS:
+def _import_models(kind: Any) -> None:
+    for name in CLASSES:
         if kind in _mapping(name):
             _ = _mapping(name)[kind]
 
@@ -81,13 +87,15 @@ def _config(spec: ModelSpec, fit: Fit) -> Any:
         return _config_of(spec.folder, fit, fresh=spec.loading.head == "fresh")
     check(spec)
     kind = require("transformers", extra="text").CONFIG_MAPPING[spec.name]
-    if _classifier(kind, fit) is None:
+    if _auto_class(kind, fit) is None:
         given = f"{spec.name}, with a prediction per {fit.element}"
         raise InputError(Problem("model.name", given, ALLOWED))
     known = _arguments_of(kind)
     fitted = {"vocab_size": fit.vocab_size, "num_channels": fit.channels}
     data = {key: value for key, value in fitted.items() if value is not None and key in known}
-    settings = {"num_labels": fit.classes, **data, **_tokens(kind, fit), **spec.arguments}
+    if fit.element not in BY_ELEMENT or fit.element == "token":
+        data["num_labels"] = fit.classes
+    settings = {**data, **_tokens(kind, fit), **spec.arguments}
     config = call(kind, settings, where=f"model ({spec.name})")
     # For a type with several classifiers (DeiT, LeViT), transformers uses this list.
     config.architectures = config.architectures or []
@@ -99,7 +107,7 @@ def check(spec: ModelSpec) -> None:
     if spec.path is not None:
         return
     kinds = require("transformers", extra="text").CONFIG_MAPPING
-    if spec.name not in kinds or _classifier(kinds[spec.name]) is None:
+    if spec.name not in kinds or _auto_class(kinds[spec.name]) is None:
         fix = did_you_mean(spec.name, set(kinds) - {spec.name})
         raise InputError(Problem("model.name", spec.name, ALLOWED, fix))
     known = _arguments_of(kinds[spec.name])
@@ -129,16 +137,18 @@ def _config_of(path: str, fit: Fit, *, fresh: bool) -> Any:
     transformers = require("transformers", extra="text")
     content = read_config(path, transformers.CONFIG_MAPPING)
     kind = transformers.CONFIG_MAPPING[content["model_type"]]
-    name = _classifier(kind, fit)
+    name = _auto_class(kind, fit)
     if name is None:
         raise InputError(Problem("model.path", f"{path}: {content['model_type']}", ALLOWED))
-    _import_classifiers(kind)
+    _import_models(kind)
     check_folder(path, content, getattr(transformers, name), kind)
     config = kind.from_dict(content)
     problems = []
-    own = name.removeprefix("AutoModelFor")
-    has_head = not fresh and any(own in one for one in config.architectures or [])
-    if has_head and config.num_labels != fit.classes:
+    causal = name == CAUSAL
+    # Classes of decoders end in other names: LlamaForCausalLM, GPT2LMHeadModel.
+    own = ("CausalLM", "LMHead") if causal else (name.removeprefix("AutoModelFor"),)
+    has_head = not fresh and any(part in one for one in config.architectures or [] for part in own)
+    if has_head and not causal and config.num_labels != fit.classes:
         given = f"{path}: a model for {config.num_labels} classes"
         fix = "To train a new head on its body: `loading: {head: fresh}`."
         allowed = f"the {fit.classes} classes of the data"
@@ -148,25 +158,28 @@ def _config_of(path: str, fit: Fit, *, fresh: bool) -> Any:
         given = f"{path}: a model for {tokens} tokens"
         fix = "Use the model's own tokenizer: data.text.tokenizer."
         problems.append(Problem("model.path", given, f"the data's {fit.vocab_size} tokens", fix))
+    if causal and not has_head:
+        given = f"{path}: {', '.join(config.architectures or ['no head'])}"
+        problems.append(Problem("model.path", given, "a causal language model, with its head"))
     if problems:
         raise InputError(*problems)
     if not has_head:
         config.num_labels = fit.classes
     # Decoders read the last token before the padding. If positions start after the padding id,
     # another padding token implies another tokenizer, and the configuration is not changed.
-    follows = fit.pad_token is not None and config.model_type not in OFFSET_POSITIONS
+    follows = not causal and fit.pad_token is not None and config.model_type not in OFFSET_POSITIONS
     if follows and getattr(config, "pad_token_id", fit.pad_token) != fit.pad_token:
         config.pad_token_id = fit.pad_token
     return config
 
 
 def build(spec: ModelSpec, fit: Fit) -> nn.Module:
-    """Build a classifier from a configuration, or load it from a folder."""
+    """Build a model from a configuration, or load it from a folder."""
     import torch
 
     transformers = require("transformers", extra="text")
     config = _config(spec, fit)
-    make = getattr(transformers, str(_classifier(type(config), fit)))
+    make = getattr(transformers, str(_auto_class(type(config), fit)))
     if spec.folder is None:
         return call(make.from_config, {"config": config}, where=f"model ({spec.name})")
     arguments = {
@@ -213,7 +226,7 @@ def architecture(spec: ModelSpec, fit: Fit) -> str:
     config = _config(spec, fit)
     content = {key: value for key, value in config.to_dict().items() if key not in WRITER_SETTINGS}
     kind = content.pop("model_type")
-    make = _classifier(type(config), fit)
+    make = _auto_class(type(config), fit)
     text = f'''"""As transformers builds it: pip install transformers."""
 
 from transformers import AutoConfig, {make}
@@ -221,9 +234,9 @@ from transformers import AutoConfig, {make}
 CONFIG = {pprint.pformat(content, width=100, sort_dicts=True)}
 
 
-def _classifier():
+def _model():
     return {make}.from_config(AutoConfig.for_model({kind!r}, **CONFIG))'''
-    return with_build(text, "_classifier", {})
+    return with_build(text, "_model", {})
 
 
 # Their positions start after the padding token's id.
@@ -295,7 +308,7 @@ def preload(spec: ModelSpec) -> None:
     """Import the modules of a model type."""
     kinds = require("transformers", extra="text").CONFIG_MAPPING
     if spec.name in kinds:
-        _import_classifiers(kinds[spec.name])
+        _import_models(kinds[spec.name])
 
 
 source = Source(

@@ -119,16 +119,16 @@ def make(spec: TextSpec, texts: Sequence[str], *, workdir: Path) -> TextPreproce
         InputError: The tokenizer is missing, or has no padding token.
     """
     if isinstance(spec.tokenizer, str):
-        tokenizer = _find(spec.tokenizer, texts)
+        tokenizer = find(spec.tokenizer, texts)
     else:
         tokenizer = _trained(texts, spec.tokenizer.train.vocab_size, workdir)
-    pad = _padding(tokenizer, str(spec.tokenizer))
+    pad = padding_of(tokenizer, str(spec.tokenizer))
     if tokenizer.id_to_token(pad) is None:
         given = f"{spec.tokenizer}: padding with token {pad}, which is not in the vocabulary"
         raise InputError(Problem(WHERE, given, "a padding token of its vocabulary"))
     tokenizer.enable_truncation(spec.max_length)
     tokenizer.enable_padding(pad_id=pad, pad_token=tokenizer.id_to_token(pad))
-    return TextPreprocess(tokenizer.to_str(), spec.max_length, pad, _size(tokenizer))
+    return TextPreprocess(tokenizer.to_str(), spec.max_length, pad, vocabulary_size(tokenizer))
 
 
 def _trained(texts: Sequence[str], vocab_size: int, workdir: Path) -> Any:
@@ -145,12 +145,21 @@ def folder_of(name: str) -> Path | None:
     return next((path for path in (Path(name), data_folder() / name) if path.is_dir()), None)
 
 
-def _size(tokenizer: Any) -> int:
+def vocabulary_size(tokenizer: Any) -> int:
     """Return the number of embedding rows: the largest id plus one, including gaps."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
-def _find(name: str, texts: Sequence[str]) -> Any:
+def find(name: str, texts: Sequence[str]) -> Any:
+    """Load a tokenizer by a local file or folder, or by a name on the hub.
+
+    Args:
+        name: The name.
+        texts: Texts that it is tried on, in a child process with limits.
+
+    Raises:
+        InputError: There is none, or it cannot be used.
+    """
     tokenizers = require("tokenizers", extra="text")
     for path in (Path(name), data_folder() / name):
         file = path / "tokenizer.json" if path.is_dir() else path
@@ -188,7 +197,7 @@ def _check(tokenizers: Any, file: Path, texts: Sequence[str]) -> None:
     tokenizer = tokenizers.Tokenizer.from_file(str(file))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    rows, count = _size(tokenizer), tokenizer.get_vocab_size()
+    rows, count = vocabulary_size(tokenizer), tokenizer.get_vocab_size()
     if count == 0 or rows > 4 * count + 100_000:
         given = f"{file}: {count:,} tokens with ids up to {rows - 1:,}"
         raise InputError(Problem(WHERE, given, "consecutive ids"))
@@ -202,7 +211,12 @@ def _check(tokenizers: Any, file: Path, texts: Sequence[str]) -> None:
             raise InputError(Problem(WHERE, given, "at most 100 tokens per character"))
 
 
-def _padding(tokenizer: Any, name: str) -> int:
+def padding_of(tokenizer: Any, name: str) -> int:
+    """Return the id of the padding token.
+
+    Raises:
+        InputError: The tokenizer has none.
+    """
     if tokenizer.padding is not None:
         return int(tokenizer.padding["pad_id"])
     for token in PADDING_NAMES:

@@ -1,0 +1,152 @@
+"""Preprocessing of texts to token ids for a language model, and what preprocess.json states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from limbeck.core import files
+from limbeck.core.imports import require
+from limbeck.data.modalities.text._preprocess import SHOWN, TOKENIZER, Count, Length
+from limbeck.data.preprocess import (
+    LARGEST_FILE,
+    Comparison,
+    HuggingFace,
+    Named,
+    Preprocess,
+    Target,
+    Tokenizer,
+)
+from limbeck.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LONGEST = 131_072
+"""The most tokens of a sequence."""
+LOADING = """
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained(".").eval()
+inputs = tokenizer(list(texts), return_tensors="pt")
+outputs = model(**inputs)
+"""
+
+
+@dataclass(frozen=True)
+class LanguagePreprocess(Preprocess):
+    """Preprocessing for a language model: from a text to token ids.
+
+    Attributes:
+        tokenizer: The content of tokenizer.json.
+        max_length: The number of tokens that the model reads.
+        pad: The id at padding.
+        vocab_size: The size of the vocabulary: the largest id of the tokenizer plus one.
+        eos: The id of the end token; None if the tokenizer has none.
+        template: The chat template, in Jinja; None if the tokenizer has none.
+        classes: None.
+        targets: None.
+    """
+
+    tokenizer: str
+    max_length: Length
+    pad: Count
+    vocab_size: Annotated[int, Field(gt=0, lt=2**31)]
+    eos: Count | None = None
+    template: str | None = None
+    kind: Literal["language"] = "language"
+    classes: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
+
+    raw_texts: ClassVar[bool] = True
+    huggingface: ClassVar[HuggingFace | None] = HuggingFace(
+        "text-generation", "CausalLM", repr("Once upon a time"), LOADING, raw="texts"
+    )
+
+    @property
+    def tokenization(self) -> Tokenizer:
+        """Return the tokenizer."""
+        return Tokenizer(self.tokenizer, self.max_length)
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Return the tokens of the vocabulary, by id; gaps are empty."""
+        names = {number: name for name, number in self.encoder.get_vocab(True).items()}
+        return tuple(names.get(number, "") for number in range(self.vocab_size))
+
+    @classmethod
+    def complete(cls, content: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Return the content of a preprocess.json with that of the tokenizer.json beside it."""
+        text = files.read_text(folder / TOKENIZER, limit=LARGEST_FILE)
+        return {**content, "tokenizer": text}
+
+    def model_inputs(self) -> dict[str, int]:
+        """Return the size of the vocabulary, and the id of padding."""
+        return {"vocab_size": self.vocab_size, "pad_token": self.pad}
+
+    @cached_property
+    def encoder(self) -> Any:
+        """Return the tokenizer of the tokenizers library, without truncation and padding."""
+        encoder = require("tokenizers", extra="text").Tokenizer.from_str(self.tokenizer)
+        encoder.no_padding()
+        encoder.no_truncation()
+        return encoder
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+        """Tokenize texts: return `input_ids` and `attention_mask`, `[n, longest]`.
+
+        Texts are cut after `max_length` tokens and padded on the right.
+        """
+        rows = [one.ids[: self.max_length] for one in self.encoder.encode_batch(list(texts))]
+        shape = (len(rows), max(1, *map(len, rows)))
+        ids = np.full(shape, self.pad, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        for place, row in enumerate(rows):
+            ids[place, : len(row)], mask[place, : len(row)] = row, 1
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, without special tokens."""
+        return str(self.encoder.decode([int(one) for one in ids]))
+
+    def read(self, text: object, *, where: str) -> str:
+        """Return a text; raise if it is not one, or has no token.
+
+        Raises:
+            InputError: The value is not a text, or the tokenizer has no token for it.
+        """
+        if not isinstance(text, str):
+            raise InputError(Problem(where, text, "a text"))
+        if not self.encoder.encode(text).ids:
+            raise InputError(Problem(where, text, "a text with at least one token"))
+        return text
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write preprocess.json and tokenizer.json; return the paths written."""
+        files.write_text(folder / TOKENIZER, self.tokenizer)
+        return [self._write(folder, tokenizer=TOKENIZER), folder / TOKENIZER]
+
+    def named(self, argument: str, *, row_files: Sequence[str]) -> list[Named]:
+        """Return the argument itself, a text; a file that cannot hold texts is refused."""
+        shown = argument if len(argument) <= SHOWN else f"{argument[:SHOWN]}..."
+        if 0 < len(argument) < 4096 and Path(argument).exists():
+            allowed = f"a text, or a file that ends in {', '.join(row_files)}"
+            raise InputError(Problem(shown, "a file or a folder", allowed))
+        return [(shown, argument)]
+
+    def compare(self, comparison: Comparison) -> None:
+        """Compare the tokenizer with the one beside a trained model's weights."""
+        from limbeck.data.modalities.text._preprocess import TextPreprocess
+        from limbeck.data.modalities.text._statement import compare
+
+        # The padding id of a language model has no weight in any loss.
+        pad = self.pad if comparison.found.pad is None else comparison.found.pad
+        own = TextPreprocess(self.tokenizer, self.max_length, pad, self.vocab_size)
+        compare(own, comparison, key="data.language")
