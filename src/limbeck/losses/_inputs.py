@@ -199,7 +199,7 @@ def checked_lookup(labels: Tensor, logits: Tensor, *, where: str) -> Iterator[No
 
 
 def check_targets(
-    targets: object, elements: int, classes: int, temperature: float, *, where: str
+    targets: object, elements: int, classes: int, kind: str, temperature: float, *, where: str
 ) -> None:
     """Raise an error for targets of another type, shape or sampling temperature.
 
@@ -215,6 +215,10 @@ def check_targets(
     if targets.elements != elements:
         allowed = f"{elements} elements, as the student has"
         raise InputError(Problem(where, f"{targets.elements} elements", allowed))
+    if isinstance(targets, SampledTargets) and not targets.exact and kind != "forward_kl":
+        allowed = "forward_kl, with samples that have the mean of their log-probabilities only"
+        fix = "Record each one: targets: {form: sampled, exact: true}."
+        raise InputError(Problem(f"{where} ({kind})", "exact=False", allowed, fix))
     if isinstance(targets, SampledTargets) and targets.temperature != temperature:
         allowed = f"{temperature}, the temperature of the divergence"
         fix = f"Use the same for sampling: SampledTargets.draw(..., temperature={temperature})."

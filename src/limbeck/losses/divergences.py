@@ -105,7 +105,8 @@ def divergence(
     check_logits(student, where="divergence.student")
     config = DivergenceConfig.of("divergence", kind, temperature, beta, normalized)
     elements, classes = student.shape
-    check_targets(targets, elements, classes, config.temperature, where="divergence.targets")
+    where = "divergence.targets"
+    check_targets(targets, elements, classes, config.kind, config.temperature, where=where)
     if isinstance(targets, TopKTargets):
         return top_k(student, targets, config)
     if isinstance(targets, SampledTargets):

@@ -98,7 +98,8 @@ def fused_divergence(
         problems.append(Problem(f"{where}.reduction", reduction, ", ".join(known), fix))
     if problems:
         raise InputError(*problems)
-    check_targets(targets, len(hidden), len(weight), config.temperature, where=f"{where}.targets")
+    classes, place = len(weight), f"{where}.targets"
+    check_targets(targets, len(hidden), classes, config.kind, config.temperature, where=place)
     if weights is not None and (weights.shape != hidden.shape[:1] or weights.is_complex()):
         given = f"{weights.dtype} {tuple(weights.shape)}"
         allowed = f"one weight per element, [{len(hidden)}]"

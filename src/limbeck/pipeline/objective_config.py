@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from limbeck.core.imports import are_deferred
 from limbeck.core.registry import PYTHON, is_own
@@ -20,6 +20,8 @@ from limbeck.pipeline.teachers import cached_teacher, check_recordable, members_
 from limbeck.pipeline.train import offline, training_of, try_training
 from limbeck.pipeline.validate import located
 from limbeck.taps import Taps
+from limbeck.tasks import common_classes
+from limbeck.teachers import Form, TargetForm
 from limbeck.training import Training
 
 if TYPE_CHECKING:
@@ -30,14 +32,51 @@ if TYPE_CHECKING:
     from limbeck.pipeline.context import Context
     from limbeck.pipeline.recipe import Recipe
     from limbeck.schemes import Scheme
+    from limbeck.tasks import Task
     from limbeck.teachers import Teacher
 
 
+LARGE_VOCABULARY, FORWARD = 10_000, "forward_kl"
 Entries: TypeAlias = list[dict[str, Any] | str] | dict[str, Any]
 HINTON: list[dict[str, Any] | str] = [
     {"task": {"weight": 0.1}},
     {"soft_target_kl": {"temperature": 4.0, "weight": 0.9}},
 ]
+
+
+class TargetSpec(BaseModel):
+    """The form of a teacher's answers over classes, as recipe settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    form: Annotated[
+        Form,
+        Field(
+            description="`dense`: all logits. `top_k`: the k most probable classes, and the "
+            "probability of all others. `sampled`: classes drawn from the teacher's distribution, "
+            "an unbiased estimate of it. `head`: the last hidden states and the head, which give "
+            "all logits a few rows at a time."
+        ),
+    ]
+    k: Annotated[int, Field(ge=1, le=100_000, description="Only for `top_k`.")] = 32
+    draws: Annotated[
+        int, Field(ge=1, le=65_535, description="Draws per element. Only for `sampled`.")
+    ] = 50
+    temperature: Annotated[
+        float,
+        Field(gt=0, le=1000, description="That of the divergence. Only for `sampled`."),
+    ] = 1.0
+    exact: Annotated[
+        bool,
+        Field(
+            description="Whether samples have the log-probability of each class, or only their "
+            "mean, which takes half of the space and is enough for `forward_kl`."
+        ),
+    ] = True
+
+    def build(self) -> TargetForm:
+        """Build the form."""
+        return TargetForm(**self.model_dump())
 
 
 class ObjectiveConfig(BaseModel):
@@ -63,6 +102,22 @@ class ObjectiveConfig(BaseModel):
     cache_teacher: Annotated[
         bool, Field(description="Save the teacher's outputs once; every student after reads them.")
     ] = False
+
+    targets: Annotated[
+        TargetSpec | None,
+        Field(
+            description="The form of the teacher's answers over classes: `dense`, `top_k`, "
+            "`sampled` or `head`; or one with settings, `{form: top_k, k: 64}`. Default: `dense`; "
+            "of a language model with 10,000 tokens or more `sampled` if the answers are cached, "
+            "and `head` if not."
+        ),
+    ] = None
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _of_form(cls, targets: object) -> object:
+        """Read the name of a form as that form with its defaults."""
+        return {"form": targets} if isinstance(targets, str) else targets
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -96,6 +151,15 @@ class ObjectiveConfig(BaseModel):
             return bool(entries) and Objective.from_recipe(entries).needs_teacher
         return self.terms().needs_teacher
 
+    def target_form(self, task: Task) -> TargetForm:
+        """Return the form of the teacher's answers: that of the recipe, or the task's default."""
+        if self.targets is not None:
+            return self.targets.build()
+        if not self.cache_teacher or task.classes or common_classes(task) < LARGE_VOCABULARY:
+            return TargetForm("dense")
+        kinds = {term.arguments.get("kind", FORWARD) for term in self.terms().terms}
+        return TargetForm("sampled", draws=50, exact=kinds != {FORWARD})
+
     def own_losses(self) -> list[str]:
         """Return the recipe's own losses."""
         names = self.loss_names()
@@ -116,6 +180,10 @@ class ObjectiveConfig(BaseModel):
             fix = "The features of an ensemble's members share no axes."
             allowed = "terms on logits only, with several teachers"
             problems.append(Problem("objective", taps, allowed, fix))
+        if self.targets is not None and len(self.teacher_specs(recipe)) > 1:
+            allowed = "dense, with several teachers, whose probabilities are averaged"
+            if self.targets.form != "dense":
+                problems.append(Problem("targets", self.targets.form, allowed))
         fitted = [spec.name for spec in self.teacher_specs(recipe) if is_fitted(spec)]
         if taps and fitted:
             fix = "Trees have no intermediate features: compare logits, as by soft_target_kl."
@@ -170,7 +238,8 @@ class ObjectiveConfig(BaseModel):
             ]
         )
         with located(place):
-            teacher = members_as_one(context, teaching, taps=taps) if needs else None
+            form = self.target_form(context.task)
+            teacher = members_as_one(context, teaching, taps=taps, targets=form) if needs else None
             scheme = self.training_scheme(context, student[0], teacher, models)
         if isinstance(self, Training):
             try_training(context, scheme, training_of(self), where=where)
@@ -184,7 +253,8 @@ class ObjectiveConfig(BaseModel):
         if not self.needs_teacher:
             return None
         specs = self.teacher_specs(context.recipe)
-        teacher = teacher_of(context, state, specs, taps=self.terms().teacher_taps)
+        taps, form = self.terms().teacher_taps, self.target_form(context.task)
+        teacher = teacher_of(context, state, specs, taps=taps, targets=form)
         return cached_teacher(context, teacher, specs) if self.cache_teacher else teacher
 
 

@@ -13,14 +13,17 @@ from limbeck.pipeline.artefacts import EVALUATION_BATCH, publish
 from limbeck.pipeline.candidate import Artefact, State
 from limbeck.pipeline.context import Context
 from limbeck.pipeline.results import versions
-from limbeck.targets import Layout, Targets
-from limbeck.teachers import CachedTeacher, EnsembleTeacher, FrozenTeacher, Teacher
+from limbeck.targets import Layout, PackedLayout, Targets
+from limbeck.tasks import SAMPLE
+from limbeck.teachers import CachedTeacher, EnsembleTeacher, FrozenTeacher, TargetForm, Teacher
 
 if TYPE_CHECKING:
     from limbeck.models.spec import ModelSpec
     from limbeck.tasks import Batch, Kind, Task
 
 FILE = "model.safetensors"
+BATCH_TOKENS = 4096
+"""The most tokens of a batch of sequences whose answers are recorded."""
 
 
 class EnsembleModule(nn.Module):
@@ -77,21 +80,30 @@ def publish_teacher(context: Context, state: State) -> Artefact:
 
 
 def teacher_of(
-    context: Context, state: State, specs: Sequence[ModelSpec], *, taps: Sequence[str]
+    context: Context,
+    state: State,
+    specs: Sequence[ModelSpec],
+    *,
+    taps: Sequence[str],
+    targets: TargetForm | None = None,
 ) -> Teacher:
     """Build the teacher for a distillation."""
     models = [
         model.to(context.accelerator.device) for model in teacher_models(context, state, specs)
     ]
-    return members_as_one(context, models, taps=taps)
+    return members_as_one(context, models, taps=taps, targets=targets)
 
 
 def members_as_one(
-    context: Context, models: Sequence[nn.Module], *, taps: Sequence[str]
+    context: Context,
+    models: Sequence[nn.Module],
+    *,
+    taps: Sequence[str],
+    targets: TargetForm | None = None,
 ) -> Teacher:
     """Build one teacher from one or several models; an ensemble has no features to tap."""
     if len(models) == 1:
-        return FrozenTeacher(models[0], context.task, taps)
+        return FrozenTeacher(models[0], context.task, taps, targets=targets or "dense")
     return EnsembleTeacher([FrozenTeacher(model, context.task) for model in models])
 
 
@@ -127,13 +139,18 @@ def cached_teacher(context: Context, teacher: Teacher, specs: Sequence[ModelSpec
     train.set_seed(context.seed)
     key = key_of(context.data, teacher=_fingerprint(teacher, specs))
     batch = train.__getitems__(train.spread(2))  # with the longest sequence
-    layout = Layout.of(_targets(context, teacher, batch), samples=len(batch["index"]))
+    found, batch_size = _targets(context, teacher, batch), EVALUATION_BATCH
+    layout: Layout | PackedLayout = Layout.of(found, samples=len(batch["index"]))
+    if context.task.element != SAMPLE and train.lengths is not None:
+        layout = PackedLayout.of(found)
+        batch_size = max(1, min(batch_size, BATCH_TOKENS // int(train.lengths.max())))
     store = TeacherCache(
         context.teacher_cache / fingerprint.of_json([key, layout.plain()])[:16],
         key=key,
         rows=len(train),
         views=train.views or 1,
         layout=layout,
+        kept=lambda batch: {name: one > 0 for name, one in context.task.weights(batch).items()},
     )
     if context.main and not store.complete:
         context.progress.log(f"caching the teacher's predictions in {store.folder}")
@@ -141,7 +158,7 @@ def cached_teacher(context: Context, teacher: Teacher, specs: Sequence[ModelSpec
         store.record(
             lambda batch: _targets(context, teacher, batch),
             train,
-            batch_size=EVALUATION_BATCH,
+            batch_size=batch_size,
             progress=lambda done, total: progress_bar.update(done, total, "samples"),
         )
     context.accelerator.wait_for_everyone()

@@ -9,6 +9,7 @@ from limbeck.targets.answer import Answer, CategoricalTargets, Targets
 from limbeck.targets.categorical import DenseTargets, Rows, SampledTargets, Tail, TopKTargets
 from limbeck.targets.head import HeadTargets, head_problems, softcap_
 from limbeck.targets.layout import Layout, Precision
+from limbeck.targets.packed import PackedLayout, expanded
 from limbeck.targets.values import BernoulliTargets, ValueTargets
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "DenseTargets",
     "HeadTargets",
     "Layout",
+    "PackedLayout",
     "Precision",
     "Rows",
     "SampledTargets",
@@ -25,6 +27,7 @@ __all__ = [
     "Targets",
     "TopKTargets",
     "ValueTargets",
+    "expanded",
     "head_problems",
     "softcap_",
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from limbeck.core.numbers import is_positive, is_whole
 from limbeck.core.tensors import precise
@@ -41,6 +43,10 @@ class RowTargets(Movable):
         """Return the targets of some elements."""
         tensors = {name: x[rows] for name, x in vars(self).items() if isinstance(x, Tensor)}
         return replace(self, **tensors)
+
+    def select(self: _R, rows: Rows) -> _R:
+        """Return the targets of some elements, in the same form."""
+        return self.take(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +157,17 @@ class TopKTargets(RowTargets):
         """Return the number of elements."""
         return self.ids.shape[0]
 
+    @classmethod
+    def joined(cls, parts: Sequence[TopKTargets]) -> TopKTargets:
+        """Return the targets of several groups of elements, with the same settings."""
+        tails = [one.log_tail for one in parts if one.log_tail is not None]
+        return replace(
+            parts[0],
+            ids=torch.cat([one.ids for one in parts]),
+            log_probabilities=torch.cat([one.log_probabilities for one in parts]),
+            log_tail=torch.cat(tails) if len(tails) == len(parts) else None,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class SampledTargets(RowTargets):
@@ -169,6 +186,9 @@ class SampledTargets(RowTargets):
             were drawn with the teacher's own probabilities.
         temperature: The teacher's temperature at sampling.
         classes: The teacher's number of classes; None if equal to the student's.
+        exact: Whether each log-probability is that of its class. If not, all of an element are
+            their mean over the draws: `forward_kl` has the same value and gradient by them, other
+            divergences need each.
 
     Raises:
         InputError: Inconsistent shapes, dtypes or settings.
@@ -189,6 +209,7 @@ class SampledTargets(RowTargets):
     log_proposal: Tensor | None = None
     temperature: float = 1.0
     classes: int | None = None
+    exact: bool = True
 
     def __post_init__(self) -> None:
         problems = [*_id_problems("SampledTargets", self.ids)]
@@ -198,6 +219,9 @@ class SampledTargets(RowTargets):
                 where = f"SampledTargets.{field}"
                 problems += _shape_problems(where, given, self.ids, floating=floating)
         problems += _positive_problems("SampledTargets", temperature=self.temperature)
+        if not self.exact and self.log_proposal is not None:
+            allowed = "True, with log_proposal: the weight of a class needs its probability"
+            problems.append(Problem("SampledTargets.exact", False, allowed))
         if problems:
             raise InputError(*problems)
 
@@ -251,6 +275,30 @@ class SampledTargets(RowTargets):
     def elements(self) -> int:
         """Return the number of elements."""
         return self.ids.shape[0]
+
+    def mean_only(self) -> SampledTargets:
+        """Return the same draws with the mean of the log-probabilities in place of each.
+
+        They take a third of the memory, and are enough for `forward_kl`.
+        """
+        share = self.counts / self.counts.sum(1, keepdim=True)
+        finite = self.log_probabilities.masked_fill(self.counts == 0, 0)
+        mean = (share * finite).sum(1, keepdim=True).expand_as(finite)
+        return replace(self, log_probabilities=mean, exact=False)
+
+    @classmethod
+    def joined(cls, parts: Sequence[SampledTargets]) -> SampledTargets:
+        """Return the targets of several groups of elements, drawn with the same settings."""
+        width = max(one.ids.shape[1] for one in parts)
+
+        def column(name: str) -> Tensor | None:
+            given = [getattr(one, name) for one in parts]
+            if any(one is None for one in given):
+                return None
+            return torch.cat([pad(one, (0, width - one.shape[1])) for one in given])
+
+        names = ("ids", "counts", "log_probabilities", "log_proposal")
+        return replace(parts[0], **{name: column(name) for name in names})
 
 
 def _inverse_transform(log_probabilities: Tensor, uniform: Tensor) -> Tensor:

@@ -63,6 +63,10 @@ class HeadTargets(Movable):
             logits += self.bias.detach().to(logits.dtype)
         return DenseTargets(softcap_(logits, self.softcap))
 
+    def select(self, rows: Rows) -> HeadTargets:
+        """Return the targets of some elements, in the same form."""
+        return replace(self, hidden=self.hidden[rows])
+
     def cut(self, classes: int) -> HeadTargets:
         """Remove the classes from this index on, without a copy."""
         bias = None if self.bias is None else self.bias[:classes]

@@ -2,9 +2,17 @@
 
 from limbeck.targets import Answer
 from limbeck.teachers.ensemble import EnsembleTeacher
-from limbeck.teachers.forms import TargetForm
+from limbeck.teachers.forms import Form, TargetForm
 from limbeck.teachers.frozen import FrozenTeacher
 from limbeck.teachers.recorded import CachedTeacher
 from limbeck.teachers.teacher import Teacher
 
-__all__ = ["Answer", "CachedTeacher", "EnsembleTeacher", "FrozenTeacher", "TargetForm", "Teacher"]
+__all__ = [
+    "Answer",
+    "CachedTeacher",
+    "EnsembleTeacher",
+    "Form",
+    "FrozenTeacher",
+    "TargetForm",
+    "Teacher",
+]

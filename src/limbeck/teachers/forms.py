@@ -21,10 +21,13 @@ from limbeck.targets import (
     Targets,
     TopKTargets,
     ValueTargets,
+    expanded,
 )
 from limbeck.tasks import Batch, Kind, Output, Response
 
 Form: TypeAlias = Literal["dense", "top_k", "sampled", "head"]
+BLOCK = 2**26
+"""The bytes of a teacher's logits that are formed at once."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,15 @@ class TargetForm:
     """The form of the targets of categorical outputs; other kinds have one form each.
 
     Attributes:
-        form: `dense`: all logits. `top_k`: the k most probable classes and the mass of the others.
-            `sampled`: classes drawn from the teacher's distribution, an unbiased estimate of it.
-            `head`: hidden states and the head, for tasks that give these.
+        form: `dense`: all logits; of an output with hidden states and a head in their place, these.
+            `top_k`: the k most probable classes and the mass of the others. `sampled`: classes
+            drawn from the teacher's distribution, an unbiased estimate of it. `head`: hidden states
+            and the head, for tasks that give these.
         k: The number of classes of `top_k`.
         draws: The number of draws per element of `sampled`.
         temperature: The teacher's temperature of `sampled`; the divergence must use the same one.
+        exact: Whether `sampled` has the log-probability of each class; their mean over the draws
+            takes a third of the memory, and is enough for `forward_kl`.
         seed: The seed of `sampled`; draws depend on it and on the sample and view, never on the
             batch.
 
@@ -56,6 +62,7 @@ class TargetForm:
     draws: int = 64
     temperature: float = 1.0
     seed: int = 0
+    exact: bool = True
 
     def __post_init__(self) -> None:
         problems = []
@@ -94,30 +101,50 @@ class TargetForm:
         Raises:
             InputError: The output has no values, no head, or the batch no index.
         """
-        if self.form == "head" and kind == "categorical":
-            return _head(output)
-        if output.values is None:
-            fix = "Set targets='head' for a teacher whose task gives hidden states and a head."
-            given = "hidden states and a head"
-            raise InputError(Problem("teacher.targets", given, "an output with values", fix))
-        if kind == "binary":
+        if kind == "binary" and output.values is not None:
             return BernoulliTargets(output.values)
-        if kind != "categorical":
+        if kind != "categorical" and output.values is not None:
             return ValueTargets(output.values)
-        if self.form == "top_k":
-            return TopKTargets.of(output.values, min(self.k, output.values.shape[-1]))
+        if self.form == "head" or (self.form == "dense" and output.values is None):
+            return _head(output)
+        if self.form == "dense" and output.values is not None:
+            return DenseTargets(output.values)
+        uniform = None
         if self.form == "sampled":
             uniform = keyed_uniform(_keys(output, batch), self.draws, seed=self.seed)
-            return SampledTargets.draw(
-                output.values, draws=self.draws, temperature=self.temperature, uniform=uniform
-            )
-        return DenseTargets(output.values)
+        if output.values is not None:
+            return self._sparse(output.values, uniform)
+        return self._in_blocks(output, uniform)
+
+    def _sparse(self, logits: Tensor, uniform: Tensor | None) -> TopKTargets | SampledTargets:
+        if uniform is None:
+            return TopKTargets.of(logits, min(self.k, logits.shape[-1]))
+        drawn = SampledTargets.draw(
+            logits, draws=self.draws, temperature=self.temperature, uniform=uniform
+        )
+        return drawn if self.exact else drawn.mean_only()
+
+    def _in_blocks(self, output: Output, uniform: Tensor | None) -> Targets:
+        """Compute the logits of elements with weight a block at a time, and keep few of each."""
+        head = _head(output)
+        kept = output.weights > 0
+        rows = kept.nonzero().flatten()
+        if not len(rows):  # a batch of padding: any targets serve
+            kept, rows = torch.ones_like(kept), torch.arange(len(kept), device=kept.device)
+        size = max(1, BLOCK // (4 * head.classes))
+        parts = [
+            self._sparse(head.take(some).logits, None if uniform is None else uniform[some])
+            for some in rows.split(size)
+        ]
+        first = parts[0]
+        joined = type(first).joined(parts)
+        return expanded(joined, kept)
 
 
 def _head(output: Output) -> HeadTargets:
     if output.hidden is None or output.head is None:
         allowed = "a task that gives hidden states and a head"
-        fix = "Use targets='dense' or 'top_k'."
+        fix = "Use targets='dense' or 'top_k', if it has logits."
         raise InputError(Problem("teacher.targets", "head", allowed, fix))
     weight, bias = output.head.weight, output.head.bias
     assert isinstance(weight, Tensor)

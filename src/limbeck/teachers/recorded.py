@@ -9,12 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import InputError, Problem
-from limbeck.targets import Answer, Targets
+from limbeck.targets import Answer, Targets, expanded
 from limbeck.tasks import Batch, Task
 
 
 class Record(Protocol):
     """A cache of targets, one record per sample and view (`limbeck.data.cache`)."""
+
+    @property
+    def packed(self) -> bool:
+        """Return whether only elements with weight are stored."""
+        ...
 
     def lookup(self, index: Tensor, view: Tensor) -> Mapping[str, Targets]:
         """Return the targets of samples `index [n]` in views `view [n]`, by output."""
@@ -30,8 +35,8 @@ class CachedTeacher(nn.Module):
     Args:
         record: The cache of the outputs.
         fingerprint: The fingerprint of the cached teacher.
-        task: The task, for sequences whose length varies by batch: records are as long as the
-            longest sequence, and answers as the batch.
+        task: The task, for sequences whose length varies by batch: records have the elements with
+            weight, or are as long as the longest sequence; answers are as long as the batch.
     """
 
     def __init__(self, record: Record, *, fingerprint: str, task: Task | None = None) -> None:
@@ -71,7 +76,9 @@ class CachedTeacher(nn.Module):
         if self._task is not None:
             weights = self._task.weights(batch)
             targets = {
-                name: _shortened(one, len(index), len(weights[name]))
+                name: expanded(one, weights[name].cpu() > 0)
+                if self._record.packed
+                else _shortened(one, len(index), len(weights[name]))
                 for name, one in targets.items()
             }
         return Answer({name: one.to(index.device) for name, one in targets.items()})
