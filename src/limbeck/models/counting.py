@@ -24,7 +24,6 @@ def count_parameters(key: object, build: Callable[[], nn.Module]) -> int:
     Raises:
         LimitError: The build exceeds a limit, or raises an exception.
     """
-
     import torch
 
     # The first draw on the meta device imports hundreds of modules of torch: here, so that the
