@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import builtins
+import importlib
 import json
+import math
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 from limbeck.errors import InputError, Problem
 
 CPU_SECONDS = 3
-WALL_SECONDS = 60.0
-"""A child that computes ends by its CPU limit; this one ends a child that waits."""
+IDLE_SECONDS = 60.0
+"""A child that computes ends by its CPU limit; one that hardly computes for so long is killed."""
+
+IDLE_SHARE = 0.01
+"""The share of one core below which a child counts as waiting, not as slowed by a busy machine."""
+
+IMPORT_SECONDS = 300
+"""The CPU time of imports in a child, which is not that of its work."""
 
 MEMORY = 3 * 2**29
 """Bytes beyond those that the process already uses: 1.5 GiB."""
@@ -47,7 +59,8 @@ def call_limited(
 
     Args:
         work: The function. It must not use an accelerator.
-        seconds: The limit on CPU time; `CPU_SECONDS` if not given.
+        seconds: The limit on CPU time; `CPU_SECONDS` if not given. Imports do not count: without
+            compiled bytecode a library takes several seconds.
         memory: The limit on additional address space, in bytes.
 
     Raises:
@@ -77,7 +90,7 @@ def call_limited(
         os.close(reading)
         _, status = os.waitpid(child, 0)
     if text is None:
-        raise LimitError(f"more than {WALL_SECONDS:.0f} s")
+        raise LimitError(f"more than {IDLE_SECONDS:.0f} s of waiting")
     try:
         result = json.loads(text)
     except ValueError:
@@ -90,18 +103,80 @@ def call_limited(
 
 
 def _received(reading: int, child: int) -> bytes | None:
-    """Read until the child ends; return None on a timeout."""
+    """Read until the child ends; kill it once it waits, and return None."""
     parts: list[bytes] = []
-    end = time.monotonic() + WALL_SECONDS
+    spent, end = 0.0, time.monotonic() + IDLE_SECONDS
     while True:
         ready, _, _ = select.select([reading], [], [], max(0.0, end - time.monotonic()))
         if not ready:
+            before, spent = spent, cpu_seconds(child)
+            if spent - before >= IDLE_SHARE * IDLE_SECONDS:
+                end = time.monotonic() + IDLE_SECONDS
+                continue
             os.kill(child, signal.SIGKILL)
             return None
         part = os.read(reading, 65536)
         if not part:
             return b"".join(parts)
         parts.append(part)
+
+
+def cpu_seconds(process: int) -> float:
+    """Return the CPU time of a running process in seconds; 0 where the system does not state it.
+
+    Example:
+        >>> cpu_seconds(os.getpid()) >= 0
+        True
+    """
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def run_limited(
+    command: Sequence[str],
+    *,
+    seconds: float,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    r"""Run a command, and kill it after a CPU time, or after as much time of waiting.
+
+    On a busy machine a command takes longer than on an idle one, but not more CPU time.
+
+    Args:
+        command: The command.
+        seconds: The limit, of at least one of both.
+        cwd: Its folder.
+        env: Its environment.
+
+    Raises:
+        subprocess.TimeoutExpired: It was killed.
+
+    Example:
+        >>> run_limited([sys.executable, "-c", "print(6 * 7)"], seconds=60).stdout
+        '42\n'
+    """
+    pipe = subprocess.PIPE
+    spent = 0.0
+    with subprocess.Popen(
+        command, cwd=cwd, env=env, stdout=pipe, stderr=pipe, text=True, errors="replace"
+    ) as child:
+        while True:
+            try:
+                output, errors = child.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                before, spent = spent, cpu_seconds(child.pid)
+                if spent < seconds and spent - before >= IDLE_SHARE * seconds:
+                    continue
+                child.kill()
+                raise
+            except BaseException:
+                child.kill()
+                raise
+            return subprocess.CompletedProcess(command, child.returncode, output, errors)
 
 
 def _ended(status: int, seconds: int, memory: int) -> str:
@@ -123,10 +198,8 @@ def _be_child(work: Callable[[], object], writing: int, seconds: int, memory: in
         null = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        spent = int(used.ru_utime + used.ru_stime)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (spent + seconds, spent + seconds + 1))
+        _limit_cpu_time(seconds)
         if sys.platform.startswith("linux"):
             with open("/proc/self/statm") as statm:
                 limit = memory + int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -136,6 +209,41 @@ def _be_child(work: Callable[[], object], writing: int, seconds: int, memory: in
             content = content[os.write(writing, content) :]
     finally:
         os._exit(0)
+
+
+def _limit_cpu_time(seconds: int) -> None:
+    """Limit the CPU time of this process from now on, without that of imports."""
+    import resource
+
+    hard = int(time.process_time()) + seconds + IMPORT_SECONDS
+    depth, begun, allowed = 0, 0.0, time.process_time() + seconds
+
+    def limit(end: float) -> None:
+        whole = math.ceil(end - 0.1)  # the limit counts whole seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (min(whole, hard), hard))
+
+    def unlimited(imports: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(imports)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal depth, begun, allowed
+            if depth == 0:
+                begun = time.process_time()
+                limit(hard)
+            depth += 1
+            try:
+                return imports(*args, **kwargs)
+            finally:
+                depth -= 1
+                if depth == 0:
+                    allowed += time.process_time() - begun
+                    limit(allowed)
+
+        return call
+
+    limit(allowed)
+    builtins.__import__ = unlimited(builtins.__import__)
+    # What a module imports by name: transformers does so.
+    importlib.import_module = unlimited(importlib.import_module)
 
 
 def _result(work: Callable[[], object], memory: int = MEMORY) -> dict[str, object]:

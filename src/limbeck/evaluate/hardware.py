@@ -87,7 +87,7 @@ def _sysctl(name: str) -> str:
     if platform.system() != "Darwin":
         return ""
     try:
-        done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5)
+        done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip()

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.imports import available, require
+from limbeck.core.process import run_limited
 from limbeck.core.samples import BATCH, count_samples
 from limbeck.errors import InputError, LimbeckError, Problem, check_choice
 from limbeck.evaluate.costs import Cost, Energy, Latency
@@ -167,18 +168,17 @@ def peak_memory(path: Path, feeds: Mapping[str, NDArray[Any]]) -> int:
         Bytes of resident memory beyond those of the process before it loaded the file.
 
     Raises:
-        LimbeckError: The process failed or took longer than two minutes.
+        LimbeckError: The process failed or took more than two minutes of CPU time.
     """
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "feeds.npz"
         np.savez(inputs, allow_pickle=False, **dict(feeds))
         command = [sys.executable, "-I", str(PROBE), str(path.resolve()), str(inputs)]
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=TIMEOUT, check=True
-            )
+            done = run_limited(command, seconds=TIMEOUT)
+            done.check_returncode()
         except subprocess.TimeoutExpired as error:
-            reason = f"the process did not end within {TIMEOUT:g} s"
+            reason = f"the process did not end within {TIMEOUT:g} s of computing"
             raise LimbeckError(f"{path}: memory could not be measured: {reason}") from error
         except subprocess.CalledProcessError as error:
             [reason] = (error.stderr or "").strip().splitlines()[-1:] or ["no message"]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limbeck.core.files import read_bytes
+from limbeck.core.process import run_limited
 from limbeck.errors import InputError, Problem
 from limbeck.export import slim
 
@@ -86,7 +87,7 @@ def _checked(path: Path, inode: int, size: int, changed: int) -> None:
 def probe(path: Path) -> None:
     """Load a file of unknown origin and predict one sample, in a process with limits.
 
-    The process may take a minute and 4 GiB, and more for a large file.
+    The process may take a minute of CPU time and 4 GiB, and more for a large file.
 
     Raises:
         InputError: As `read_model`; or ONNX Runtime fails, or takes more time or memory.
@@ -94,13 +95,11 @@ def probe(path: Path) -> None:
     check_file(path)
     size = path.stat().st_size
     seconds, memory = SECONDS + size / 2**23, MEMORY + 16 * size
-    limits = f"{seconds:.0f} s and {memory / 2**30:.0f} GiB"
+    limits = f"{seconds:.0f} s of computing and {memory / 2**30:.0f} GiB"
     allowed = f"an ONNX file that predicts a sample within {limits}"
     command = [sys.executable, "-I", str(_CHILD), str(path.resolve()), str(memory)]
     try:
-        ended = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=seconds, check=False
-        )
+        ended = run_limited(command, seconds=seconds)
     except subprocess.TimeoutExpired as error:
         raise InputError(Problem(str(path), "no prediction in time", allowed)) from error
     if ended.returncode:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from limbeck.core.process import run_limited
 from limbeck.errors import InputError, Problem
 from limbeck.export.invariance import compare
 
@@ -85,7 +86,7 @@ def _as_function(name: str, module: str, wanted: list[str]) -> str:
     return f"def {name}():\n{body}\n\n    return [{', '.join(wanted)}]"
 
 
-SECONDS = 300.0  # time limit of the process: importing torch on a busy machine may take a minute
+SECONDS = 300.0  # limit on the CPU time of the process; without bytecode, imports take 30 s
 # Allowed difference of its outputs from the model's, as a share of the spread of the outputs.
 TOLERANCE = 1e-3
 _CHILD = Path(__file__).with_name("_standalone_child.py")
@@ -146,11 +147,10 @@ def _run(copy: Path, work: Path, where: str) -> subprocess.CompletedProcess[str]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     kept |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     command = [sys.executable, "-I", "-B", str(_CHILD), str(work)]
-    output: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace"}
     try:
-        return subprocess.run(command, cwd=copy, env=kept, timeout=SECONDS, check=False, **output)
+        return run_limited(command, seconds=SECONDS, cwd=copy, env=kept)
     except subprocess.TimeoutExpired as error:
-        given = f"no prediction after {SECONDS:g} seconds"
+        given = f"no prediction after {SECONDS:g} seconds of computing or waiting"
         allowed = "a model that is built and run from the shipped files"
         raise InputError(Problem(where, given, allowed)) from error
 
