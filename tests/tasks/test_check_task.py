@@ -118,7 +118,25 @@ def nodes():
     return task, Neighbours(4, 3), {**batch, "labels": LABELS}
 
 
+class NextToken(nn.Embedding):
+    """Logits of the next token, from the token before it."""
+
+    def forward(self, input_ids):
+        return super().forward(input_ids)
+
+
+def language():
+    """Sequences of unequal length; the beginning of some is a prompt."""
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]] * 2)
+    ids = torch.randint(1, 9, (6, 4), generator=GENERATOR) * mask
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[0, :2] = -100
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return TASKS.load("causal_lm")(9), NextToken(9, 9), batch
+
+
 OTHER = {
+    "causal_lm": language,
     "image_segmentation": segmentation,
     "node_classification": nodes,
     "object_detection": detection,

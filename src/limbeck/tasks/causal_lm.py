@@ -229,6 +229,7 @@ outputs = outputs.transpose(1, 2)
             InputError: As for `raw_outputs`.
         """
         parts = _parts(model, self._take(batch, *self.inputs))
+        mask = batch["attention_mask"].bool()
         values = hidden = head = softcap = None
         if parts is not None:
             hidden = parts.hidden.flatten(0, 1)
@@ -237,6 +238,8 @@ outputs = outputs.transpose(1, 2)
                 values = _capped(head(hidden), softcap)
         else:
             values = self._logits(model, batch).flatten(0, 1)
+        if values is not None:
+            values = torch.where(mask.flatten().unsqueeze(1), values, 0.0)
         ids = batch["input_ids"]
         labels = batch.get("labels")
         numbers = torch.arange(ids.shape[0], device=ids.device)
@@ -251,7 +254,6 @@ outputs = outputs.transpose(1, 2)
             softcap=softcap,
         )
         found = {} if taps is None else taps.take()
-        mask = batch["attention_mask"].bool()
         return Response({LOGITS: output}, taps=found, index=batch.get("index"), mask=mask)
 
     def weights(self, batch: Batch) -> dict[str, Tensor]:
