@@ -24,6 +24,7 @@ from limbeck.cli import (
     listing,
     passport,
     predict,
+    record,
     run,
     study,
     sweep,
@@ -34,6 +35,7 @@ from limbeck.core.process import ignore_signals, raise_on_signals
 INTERRUPTED = 130
 RESUME_HINTS = {
     "run": "What was done is saved: the same command with --resume continues from there.",
+    "record": "What was recorded is saved: the same command continues from there.",
     "evaluate": "The evaluations that ended are saved: the same command does the others.",
     "sweep": "The trials that ended are saved: the same command continues from there.",
     "study": "What was measured is saved: the same command measures the rest.",
@@ -55,6 +57,7 @@ WRITE_ERRORS = {
 
 VERBS = (
     run.run,
+    record.record,
     check.check,
     compare.report,
     evaluate.evaluate,

@@ -269,6 +269,24 @@ class Work:
         key = reuse.key_of(planned.name, planned.stage, candidate, context, inputs=self.inputs)
         return replace(context, folder=planned.folder, key=key)
 
+    def until(
+        self, seed: int, found: Callable[[Stage], bool]
+    ) -> Iterator[tuple[str, Stage, Candidate, Context]]:
+        """Run the stages before the first that fits; yield it with its input and its context.
+
+        Args:
+            seed: The seed.
+            found: Whether a stage fits.
+        """
+        candidate = Candidate()
+        self._mark()
+        for planned in self._plan(seed):
+            if found(planned.stage):
+                context = self._ready(planned, candidate, seed)
+                yield planned.name, planned.stage, candidate, context
+                return
+            candidate = self._stage(planned, candidate, seed)
+
     def _seed(self, seed: int) -> tuple[Candidate, ArtefactResults]:
         candidate = Candidate()
         for planned in self._plan(seed):

@@ -46,6 +46,11 @@ class CachedTeacher(nn.Module):
         self._fingerprint = fingerprint
 
     @property
+    def record(self) -> Record:
+        """Return the cache."""
+        return self._record
+
+    @property
     def fingerprint(self) -> str:
         """Return the fingerprint of the cached teacher."""
         return self._fingerprint
