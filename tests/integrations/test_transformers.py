@@ -244,13 +244,13 @@ def test_an_encoder_decoder_model_trains_as_by_hand(trainer_of, accumulation):
 
 
 def test_what_an_encoder_decoder_model_cannot_have_is_refused(trainer_of):
-    with pytest.raises(InputError, match="teacher_model: .*two encoder-decoder models, or none"):
+    with pytest.raises(InputError, match=r"teacher_model: .*two encoder-decoder models, or none"):
         trainer_of(translator(0), language_model(1), translations(4))
     objective = [Term("fitnet_hint", student="encoder.block.0", teacher="encoder.block.0")]
     with pytest.raises(InputError, match="objective: got 'terms over features'"):
         trainer_of(translator(0), translator(1), translations(4), objective=objective)
     rows = [{k: one for k, one in row.items() if k != "labels"} for row in translations(4)]
-    with pytest.raises(InputError, match="batch.labels: .*the decoder's positions"):
+    with pytest.raises(InputError, match=r"batch.labels: .*the decoder's positions"):
         trainer_of(translator(0), translator(1), rows).train()
 
 

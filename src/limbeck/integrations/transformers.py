@@ -35,11 +35,11 @@ class DistillationTrainer(Trainer):
     """A `transformers.Trainer` whose loss is an `Objective` over a student and a frozen teacher.
 
     The batch's `labels` (−100 excludes an element) and `attention_mask` decide which elements
-    count; causal language models are shifted once. An encoder-decoder model gets its decoder inputs
-    from the labels, by its own start token, where the batch has none. The mean is over all elements of an optimiser
-    step, so that gradient accumulation changes no gradient. The teacher is in evaluation mode,
-    without gradient, and neither trained nor saved. Each term is logged as `NAME/raw` and
-    `NAME/weighted`.
+    count; causal language models are shifted once. An encoder-decoder model gets its decoder
+    inputs from the labels, by its own start token, where the batch has none. The mean is over all
+    elements of an optimiser step, so that gradient accumulation changes no gradient. The teacher is
+    in evaluation mode, without gradient, and neither trained nor saved. Each term is logged as
+    `NAME/raw` and `NAME/weighted`.
 
     For terms over features, connectors are built from the first training batch. Their parameters
     are in the optimiser, and their state is in the trainer's checkpoints, not in the saved model.
