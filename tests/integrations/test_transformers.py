@@ -89,6 +89,32 @@ def classified(count):
     return [{**row, "labels": torch.tensor(place % 3)} for place, row in enumerate(rows)]
 
 
+def translator(seed, width=16, start=0):
+    torch.manual_seed(seed)
+    config = transformers.T5Config(
+        vocab_size=WORDS,
+        d_model=width,
+        d_kv=8,
+        d_ff=width,
+        num_layers=1,
+        num_heads=2,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        decoder_start_token_id=start,
+    )
+    return transformers.T5ForConditionalGeneration(config).double()
+
+
+def translations(count):
+    """Pairs whose targets are as long as their padded sources, with padding elsewhere."""
+    rows = texts(count)
+    targets = texts(count, seed=1)
+    return [
+        {**row, "labels": torch.where(other["attention_mask"].bool(), other["input_ids"], IGNORED)}
+        for row, other in zip(rows, targets, strict=True)
+    ]
+
+
 @pytest.fixture
 def trainer_of(tmp_path):
     def build(student, teacher, rows, *, objective=None, folder="out", **settings):
@@ -181,6 +207,51 @@ def test_it_equals_a_loop_by_hand_for_any_accumulation(trainer_of, model, rows, 
     assert torch.equal(parameters(teacher), before)
     assert not any(part.training for part in teacher.modules())
     assert not getattr(teacher.config, "use_cache", False)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_an_encoder_decoder_model_trains_as_by_hand(trainer_of, accumulation):
+    """Labels are the decoder's: not shifted, without the encoder's mask, as in its own loss."""
+    rows = translations(12)
+    trained, expected, teacher = translator(0), translator(0), translator(1, width=32, start=2)
+    trainer_of(
+        trained,
+        teacher,
+        rows,
+        per_device_train_batch_size=4 // accumulation,
+        gradient_accumulation_steps=accumulation,
+        train_sampling_strategy="sequential",
+        max_grad_norm=0.0,
+    ).train()
+    optimizer = torch.optim.AdamW(expected.parameters(), lr=1e-2, weight_decay=0.0)
+    for step in range(3):
+        part = rows[4 * step : 4 * step + 4]
+        inputs = {key: torch.stack([row[key] for row in part]) for key in part[0]}
+        kept = inputs["labels"] != IGNORED
+        with torch.no_grad():  # each model shifts the labels behind its own start token
+            soft = teacher.eval()(**inputs).logits[kept]
+        returned = expected(**inputs)
+        divergence = F.kl_div(
+            (returned.logits[kept] / 4).log_softmax(-1),
+            (soft / 4).log_softmax(-1),
+            log_target=True,
+            reduction="batchmean",
+        )
+        optimizer.zero_grad()
+        (0.1 * returned.loss + 0.9 * 16 * divergence).backward()
+        optimizer.step()
+    torch.testing.assert_close(parameters(trained), parameters(expected), rtol=1e-6, atol=1e-8)
+
+
+def test_what_an_encoder_decoder_model_cannot_have_is_refused(trainer_of):
+    with pytest.raises(InputError, match=r"teacher_model: .*two encoder-decoder models, or none"):
+        trainer_of(translator(0), language_model(1), translations(4))
+    objective = [Term("fitnet_hint", student="encoder.block.0", teacher="encoder.block.0")]
+    with pytest.raises(InputError, match="objective: got 'terms over features'"):
+        trainer_of(translator(0), translator(1), translations(4), objective=objective)
+    rows = [{k: one for k, one in row.items() if k != "labels"} for row in translations(4)]
+    with pytest.raises(InputError, match=r"batch.labels: .*the decoder's positions"):
+        trainer_of(translator(0), translator(1), rows).train()
 
 
 def test_a_term_of_weight_0_leaves_what_the_trainer_does(trainer_of):
@@ -291,7 +362,8 @@ def test_features_train_connectors_which_stay_out_of_the_model(trainer_of, tmp_p
     assert stored < 1.5 * 8 * parameters(student).numel()  # no teacher
 
 
-def test_connectors_are_trained_as_by_hand(trainer_of):
+@pytest.mark.parametrize("limit", [0.0, 0.05])
+def test_connectors_are_trained_as_by_hand(trainer_of, limit):
     rows = classified(4)
     student, teacher = classifier(0), classifier(1, width=32)
     expected = copy.deepcopy(student)
@@ -301,7 +373,7 @@ def test_connectors_are_trained_as_by_hand(trainer_of):
         teacher,
         rows,
         objective=objective,
-        max_grad_norm=0.0,
+        max_grad_norm=limit,
         train_sampling_strategy="sequential",
     )
     trainer.create_optimizer()
@@ -321,6 +393,9 @@ def test_connectors_are_trained_as_by_hand(trainer_of):
         loss = loss + fitnet_hint(joined.student, joined.teacher).mean()
         optimizer.zero_grad()
         loss.backward()
+        if limit:
+            together = [*expected.parameters(), *connector.parameters()]
+            assert nn.utils.clip_grad_norm_(together, limit) > limit
         optimizer.step()
     torch.testing.assert_close(parameters(student), parameters(expected))
     torch.testing.assert_close(

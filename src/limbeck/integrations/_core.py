@@ -22,6 +22,7 @@ from limbeck.teachers import FrozenTeacher
 
 LABELS, MASK, INPUTS = "labels", "attention_mask", "inputs"
 NOT_INPUTS = (LABELS, "index")
+DECODER_INPUTS = "decoder_input_ids"
 
 
 class LogitsTask:
@@ -32,17 +33,23 @@ class LogitsTask:
 
     Args:
         shift: Whether position i predicts token i + 1, as in causal language models.
+        decoder: Whether labels are those of a decoder, which has inputs and a length of its own;
+            `attention_mask` is then the encoder's, and −100 alone excludes an element.
     """
 
     kinds: ClassVar[Mapping[str, Kind]] = MappingProxyType({LOGITS: "categorical"})
 
-    def __init__(self, *, shift: bool) -> None:
-        self._shift = shift
+    def __init__(self, *, shift: bool, decoder: bool = False) -> None:
+        self._shift, self._decoder = shift, decoder
         self._accepted: WeakKeyDictionary[nn.Module, frozenset[str] | None] = WeakKeyDictionary()
 
     def run(self, model: nn.Module, batch: Batch) -> Any:
         """Run a model on the inputs that it accepts, without labels."""
         inputs = {name: one for name, one in batch.items() if name not in NOT_INPUTS}
+        if self._decoder and DECODER_INPUTS not in inputs:
+            whole: Any = getattr(model, "module", model)  # without the wrapper of several processes
+            labels = self._elements(batch)[0]
+            inputs[DECODER_INPUTS] = whole.prepare_decoder_input_ids_from_labels(labels)
         first = [inputs.pop(INPUTS)] if INPUTS in inputs else []
         if model not in self._accepted:  # kept, since reading a signature takes 0.1 ms
             self._accepted[model] = _parameters(model)
@@ -79,7 +86,7 @@ class LogitsTask:
             kept = kept[kept]
         # At least float32, since half precision cannot count the tokens of a step.
         weights = kept.to(torch.promote_types(logits.dtype, torch.float32))
-        mask = batch.get(MASK)
+        mask = None if self._decoder else batch.get(MASK)
         return Response(
             {LOGITS: Output(logits, weights=weights, sample_of=sample_of, labels=labels)},
             taps={} if taps is None else taps.take(),
@@ -106,7 +113,10 @@ class LogitsTask:
 
     def _elements(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
         """Return the labels, and the mask of elements with weight: `[n]` or `[n, positions]`."""
-        labels, mask = batch.get(LABELS), batch.get(MASK)
+        labels, mask = batch.get(LABELS), None if self._decoder else batch.get(MASK)
+        if labels is None and self._decoder:
+            allowed = "labels, which are the decoder's positions"
+            raise InputError(Problem("batch.labels", None, allowed))
         if labels is None:
             first = next(one for name, one in batch.items() if name not in NOT_INPUTS)
             kept = first.new_ones(first.shape[: 1 + self._shift], dtype=torch.bool)
@@ -149,6 +159,7 @@ class Distillation:
         teacher: The teacher; None if no term requires one.
         objective: The objective; None for `methods.hinton()`.
         shift: See `LogitsTask`.
+        decoder: See `LogitsTask`.
         least: The number of classes that both models must have, if one of them is padded; 0 if they
             must have the same.
 
@@ -163,11 +174,12 @@ class Distillation:
         objective: ObjectiveLike | None,
         *,
         shift: bool = False,
+        decoder: bool = False,
         least: int = 0,
     ) -> None:
         self.objective = Objective.of(methods.hinton() if objective is None else objective)
         self.objective.check_outputs(LogitsTask.kinds)
-        self.task = LogitsTask(shift=shift)
+        self.task = LogitsTask(shift=shift, decoder=decoder)
         self._least = least
         _check_teacher(student, teacher, needed=self.objective.needs_teacher)
         task, paths = cast("Task", self.task), self.objective.teacher_taps

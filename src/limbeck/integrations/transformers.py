@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 require("transformers", extra="text")
+from accelerate.utils import DistributedType  # noqa: E402
 from transformers import Trainer, TrainerCallback  # noqa: E402
 from transformers.models.auto.modeling_auto import (  # noqa: E402
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -34,14 +35,16 @@ class DistillationTrainer(Trainer):
     """A `transformers.Trainer` whose loss is an `Objective` over a student and a frozen teacher.
 
     The batch's `labels` (−100 excludes an element) and `attention_mask` decide which elements
-    count; causal language models are shifted once. The mean is over all elements of an optimiser
-    step, so that gradient accumulation changes no gradient. The teacher is in evaluation mode,
-    without gradient, and neither trained nor saved. Each term is logged as `NAME/raw` and
-    `NAME/weighted`.
+    count; causal language models are shifted once. An encoder-decoder model gets its decoder
+    inputs from the labels, by its own start token, where the batch has none. The mean is over all
+    elements of an optimiser step, so that gradient accumulation changes no gradient. The teacher is
+    in evaluation mode, without gradient, and neither trained nor saved. Each term is logged as
+    `NAME/raw` and `NAME/weighted`.
 
     For terms over features, connectors are built from the first training batch. Their parameters
-    are in the optimiser, and their state is in the trainer's checkpoints, not in the saved model;
-    `max_grad_norm` does not include them.
+    are in the optimiser, and their state is in the trainer's checkpoints, not in the saved model.
+    `max_grad_norm` limits the norm over the student and the connectors together; with FSDP,
+    DeepSpeed, and versions of transformers without `Trainer._clip_grad_norm`, of the student alone.
 
     Args:
         model: The student; as all arguments that are not listed here, of `transformers.Trainer`.
@@ -86,10 +89,17 @@ class DistillationTrainer(Trainer):
             **kwargs,
         )
         vocabulary = len(processing_class) if hasattr(processing_class, "__len__") else 0
-        shift = _shifts(self.model)
+        decoder = _has_decoder(self.model)
+        shift = not decoder and _shifts(self.model)
         self.distillation = Distillation(
-            self.model, teacher_model, objective, shift=shift, least=vocabulary if shift else 0
+            self.model,
+            teacher_model,
+            objective,
+            shift=shift,
+            decoder=decoder,
+            least=vocabulary if shift or decoder else 0,
         )
+        self._averaged = False
         self._check_settings()
         if self.distillation.teacher is not None:
             self._place(self.distillation.teacher.model)
@@ -102,10 +112,14 @@ class DistillationTrainer(Trainer):
     def _check_settings(self) -> None:
         """Check the settings of the Trainer that contradict an objective."""
         problems = []
-        encoder_decoder = getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
-        if encoder_decoder:
-            allowed = "a classifier or a causal language model"
-            problems.append(Problem("model", "an encoder-decoder model", allowed))
+        teacher = self.distillation.teacher
+        if teacher is not None and _has_decoder(teacher.model) != _has_decoder(self.model):
+            allowed = "two encoder-decoder models, or none"
+            problems.append(Problem("teacher_model", type(teacher.model).__name__, allowed))
+        if self.distillation.has_features and _has_decoder(self.model):
+            # The mask of a batch is the encoder's: decoder features would count padding.
+            allowed = "terms over logits, for an encoder-decoder model"
+            problems.append(Problem("objective", "terms over features", allowed))
         if self.args.label_smoothing_factor or self.compute_loss_func is not None:
             where = "compute_loss_func" if self.compute_loss_func else "args.label_smoothing_factor"
             given = self.compute_loss_func or self.args.label_smoothing_factor
@@ -187,6 +201,26 @@ class DistillationTrainer(Trainer):
             optimizer.add_param_group({"params": added, "weight_decay": self.args.weight_decay})
         return optimizer
 
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Clip the gradient of the student and the connectors; return the norm before."""
+        connectors = list(self.distillation.modules.parameters())
+        kind = self.accelerator.distributed_type
+        if not connectors or kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            return super()._clip_grad_norm(model)
+        self._average_connectors()
+        parameters = [*model.parameters(), *connectors]
+        return self.accelerator.clip_grad_norm_(parameters, self.args.max_grad_norm)
+
+    def _average_connectors(self) -> None:
+        """Average the gradients of connectors over processes, once per optimiser step."""
+        if self.args.world_size == 1 or self._averaged:
+            return
+        for parameter in self.distillation.modules.parameters():
+            # A process whose batch has no element with weight has no gradient.
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = self.accelerator.reduce(gradient, "mean")
+        self._averaged = True
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log values; those of training with the mean of each term, raw and weighted."""
         if "loss" in logs and self._sums:
@@ -233,16 +267,12 @@ class _ConnectorGradients(TrainerCallback):
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Average the gradients over processes."""
-        if self._trainer.args.world_size == 1:
-            return
-        for parameter in self._trainer.distillation.modules.parameters():
-            # A process whose batch has no element with weight has no gradient.
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = self._trainer.accelerator.reduce(gradient, "mean")
+        self._trainer._average_connectors()
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Reset the gradients, as the Trainer does for the model."""
         self._trainer.distillation.objective.connectors.zero_grad()
+        self._trainer._averaged = False
 
 
 def _shifts(model: nn.Module) -> bool:
@@ -251,3 +281,8 @@ def _shifts(model: nn.Module) -> bool:
     base = model if unwrap is None else unwrap()
     named = type(base).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
     return named or getattr(base, "loss_type", None) in ("ForCausalLM", "ForConditionalGeneration")
+
+
+def _has_decoder(model: nn.Module) -> bool:
+    """Return whether a model is an encoder-decoder model, whose labels are its decoder's."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
