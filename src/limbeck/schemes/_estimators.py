@@ -63,7 +63,8 @@ class Pair:
         if output.values is not None:
             logits = output.values[rows]
         else:
-            assert output.hidden is not None and output.head is not None
+            assert output.hidden is not None
+            assert output.head is not None
             logits = _of_head(output.head, output.softcap, output.hidden[rows])
         return logits[:, : self.classes]
 
@@ -172,22 +173,27 @@ def _later(rewards: Tensor, sequence: Tensor, *, mean: bool) -> Tensor:
 
 def _reverse_kl(pair: Pair, rows: Tensor, weights: Tensor) -> Tensor:
     """Sum the weighted reverse KL divergences of some elements."""
-    output, settings = pair.output, {"kind": "reverse_kl", "temperature": 1.0}
+    output = pair.output
     if output.values is not None:
-        values = losses.divergence(output.values[rows], pair.targets.take(rows), **settings)
+        values = losses.divergence(
+            output.values[rows], pair.targets.take(rows), kind="reverse_kl", temperature=1.0
+        )
         return (weights * values).sum()
-    assert output.hidden is not None and output.head is not None
-    bias = getattr(output.head, "bias", None)
+    assert output.hidden is not None
+    assert output.head is not None
+    weight, bias = output.head.weight, getattr(output.head, "bias", None)
+    assert isinstance(weight, Tensor)
     every = weights.new_zeros(len(output.weights)).index_add(0, rows, weights)
     return losses.fused_divergence(
         output.hidden,
-        output.head.weight,
+        weight,
         pair.targets,
+        kind="reverse_kl",
+        temperature=1.0,
         weights=every,
         reduction="sum",
         bias=bias if isinstance(bias, Tensor) else None,
         softcap=output.softcap,
-        **settings,
     )
 
 

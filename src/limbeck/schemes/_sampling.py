@@ -21,7 +21,7 @@ LOGITS = "logits"
 
 
 class Continuation(NamedTuple):
-    """What a model wrote after a prompt.
+    """The tokens that a model sampled after a prompt.
 
     Attributes:
         ids: The new tokens, with the end token if there is one, int64 `[n]`, n at least 1.

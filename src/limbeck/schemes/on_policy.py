@@ -58,6 +58,11 @@ class Mixture:
     prompt_length: int = 32
     teacher_mix: float = 0.0
 
+    @property
+    def uses_teacher_text(self) -> bool:
+        """Return whether the teacher samples tokens."""
+        return self.teacher_share > 0 or self.teacher_mix > 0
+
     def problems(self) -> list[Problem]:
         """Return the shares out of range."""
         found = [
@@ -163,7 +168,7 @@ class OnPolicy(Offline):
         return {**super().modules_to_save(), "clock": self.clock}
 
     def begin_epoch(self, epoch: int) -> None:
-        """Take the seed of the epoch, which is equal in every process."""
+        """Store the seed of the epoch, which is equal in every process."""
         self._seed = torch.initial_seed() % 2**62
 
     def after_step(self, step: int) -> None:
@@ -230,9 +235,7 @@ class OnPolicy(Offline):
             return None
         ids = batch["input_ids"]
         keys = torch.stack([_keys(batch), torch.full_like(ids[:, 0], step)], dim=1)
-        uniform = keyed_uniform(
-            keys, 1 + mixture.sampling.max_new_tokens, seed=self._seed
-        )
+        uniform = keyed_uniform(keys, 1 + mixture.sampling.max_new_tokens, seed=self._seed)
         choice = uniform[:, 0]
         if mixture.mixing == "per_step":
             key = torch.tensor([[-1, step]], device=ids.device)
@@ -255,7 +258,7 @@ class OnPolicy(Offline):
         models = {STUDENT: self.student, TEACHER: teacher}
         for writer, model in models.items():
             places = (source == writer).nonzero().flatten().tolist()
-            if not places:
+            if not places or model is None:
                 continue
             mixed = self._mixture.teacher_mix if writer == STUDENT else 0.0
             continuations = self._sampler(
@@ -367,9 +370,7 @@ def _joined(
     return Rollouts(whole, sampled, pad_sequence(log_probs, batch_first=True), figures)
 
 
-def _samples(
-    rollouts: Rollouts, response: Response, of_student: Tensor, total: Tensor
-) -> Samples:
+def _samples(rollouts: Rollouts, response: Response, of_student: Tensor, total: Tensor) -> Samples:
     """Return the sampled tokens, each with the element before it, which predicts it."""
     output = response.primary
     rows = (of_student & (output.weights > 0)).nonzero().flatten()
@@ -419,10 +420,9 @@ def _check(student: nn.Module, inputs: SchemeInputs, mixture: Mixture) -> None:
             problems.append(Problem(where, type(model).__name__, allowed, fix))
     if isinstance(inputs.teacher, CachedTeacher):
         problems.append(Problem("teacher", "cached outputs", LIVE))
-    elif inputs.teacher is not None and teacher is None:
-        if mixture.teacher_share or mixture.teacher_mix:
-            given = type(inputs.teacher).__name__
-            problems.append(Problem("teacher", given, "a teacher with a model, which samples"))
+    elif inputs.teacher is not None and teacher is None and mixture.uses_teacher_text:
+        given = type(inputs.teacher).__name__
+        problems.append(Problem("teacher", given, "a teacher with a model, which samples"))
     if problems:
         raise InputError(*problems)
 
