@@ -341,3 +341,50 @@ def test_a_prompt_without_a_position_left_is_refused():
     scheme = scheme_of(student, Causal(1))
     with pytest.raises(InputError, match="at most 2 tokens"):
         scheme.step(batch_of(), 0.0)
+
+
+# -- a whole training -----------------------------------------------------------------------------
+
+
+def test_a_resumed_training_equals_an_undisturbed_one(tmp_path):
+    from accelerate import Accelerator
+
+    from limbeck.training import Training, fit
+
+    batch = batch_of(rows=12)
+    rows = [{name: value[row] for name, value in batch.items()} for row in range(12)]
+    settings = Training(
+        epochs=2, batch_size=2, gradient_accumulation_steps=2, checkpoint_every=0, keep="last"
+    )
+
+    def train(folder, interrupt_at):
+        scheme = scheme_of(Causal(0), Causal(1), lmbda=0.5)
+        calls = 0
+
+        class Bar:
+            def update(self, done, total, note, *, milestone=False):
+                nonlocal calls
+                calls += 1
+                if calls == interrupt_at:
+                    raise KeyboardInterrupt
+
+        history = fit(
+            scheme,
+            train=rows,
+            validate=lambda model: {"sum": float(model.table.detach().sum())},
+            settings=settings,
+            folder=folder,
+            seed=3,
+            accelerator=Accelerator(cpu=True),
+            progress_bar=Bar(),
+        )
+        return scheme.student.state_dict(), history.rows
+
+    whole, expected = train(tmp_path / "whole", None)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", 5)
+    weights, found = train(tmp_path / "parts", None)
+    assert all(torch.equal(value, whole[name]) for name, value in weights.items())
+    for one, two in zip(found, expected, strict=True):
+        assert {**one, "seconds": 0} == {**two, "seconds": 0}
+    assert any("rollouts/length" in row for row in found)
