@@ -51,6 +51,7 @@ from limbeck.losses.relations import (
     rkd_distance,
     similarity_preserving,
 )
+from limbeck.losses.sampled import sampled_divergence as sampled_divergence
 from limbeck.losses.transformers import embedding_mse, hidden_cosine, hidden_mse
 
 __all__ = [

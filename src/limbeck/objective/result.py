@@ -40,11 +40,13 @@ class Losses:
         total: The sum of the weighted terms; the only tensor with a gradient.
         terms: Each term, raw and weighted, by name.
         gradient_norms: The gradient norm of each raw term, if measured.
+        figures: Further figures for the log, by name: this micro-batch's parts of the step's means.
     """
 
     total: Tensor
     terms: Mapping[str, TermLoss]
     gradient_norms: Mapping[str, Tensor] = field(default_factory=dict)
+    figures: Mapping[str, Tensor] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise an error if a loss is not finite, with one device synchronisation.

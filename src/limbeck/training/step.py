@@ -246,6 +246,9 @@ def _row(results: Sequence[Losses], *, prefix: str) -> dict[str, float]:
         for name, norm in losses.gradient_norms.items():
             names.append(f"train/{prefix}{name}/gradient_norm")
             values.append(norm)
+        for name, figure in losses.figures.items():
+            names.append(f"{prefix}{name}")
+            values.append(figure.to(losses.total.dtype))
     row: dict[str, float] = {}
     for name, number in zip(names, torch.stack(values).tolist(), strict=True):
         row[name] = row.get(name, 0.0) + number
