@@ -182,8 +182,8 @@ def uld(
         InputError: A wrong shape or dtype, or another number of tokens.
 
     Example:
-        >>> uld(torch.tensor([[0.0, 9.0, 9.0]]), torch.tensor([[9.0, 9.0]])).round(decimals=3)
-        tensor([0.0001])
+        >>> uld(torch.tensor([[0.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
+        tensor([1.])
 
     Source: Boizard et al. 2024.
     """
