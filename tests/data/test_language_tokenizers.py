@@ -100,9 +100,9 @@ def test_another_template_of_documents_is_accepted(compared):
     assert not compared(chats=False, template="{{ other }}").refused
 
 
-def test_a_padded_vocabulary_is_cut_and_noted(compared):
+def test_a_padded_vocabulary_is_noted(compared):
     found = compared(vocab_size=64)
     assert not found.refused
     assert found.notes == [
-        "it has 64 token embeddings; its logits are cut to the 4 tokens of the tokenizer."
+        "it has 64 token embeddings; the tokenizer has 4 tokens: the rest is padding of its vocabulary."
     ]

@@ -187,8 +187,8 @@ class LanguagePreprocess(Preprocess):
         compare(own, comparison, key="data.language", fix=OTHER_TOKENIZER)
         if found.vocab_size and found.vocab_size > self.vocab_size:
             comparison.note(
-                f"it has {found.vocab_size:,} token embeddings; its logits are cut to the "
-                f"{self.vocab_size:,} tokens of the tokenizer."
+                f"it has {found.vocab_size:,} token embeddings; the tokenizer has "
+                f"{self.vocab_size:,} tokens: the rest is padding of its vocabulary."
             )
         if found.tokenizer is not None:
             self._compare_stated(stated_in(found.tokenizer), comparison)
