@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 LONGEST = 131_072
 """The most tokens of a sequence."""
+CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+LARGEST_TEMPLATE = 2**20
+OTHER_TOKENIZER = (
+    "Models with different tokenizers are compared by alm, uld or gold of "
+    "limbeck.losses.cross_tokenizer, which a recipe cannot name"
+)
 LOADING = """
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -38,6 +44,31 @@ model = AutoModelForCausalLM.from_pretrained(".").eval()
 inputs = tokenizer(list(texts), return_tensors="pt")
 outputs = model(**inputs)
 """
+
+
+class Stated(NamedTuple):
+    """What the files beside a tokenizer state.
+
+    Attributes:
+        eos: The end token.
+        template: The chat template, in Jinja.
+    """
+
+    eos: str | None = None
+    template: str | None = None
+
+
+def stated_in(folder: Path) -> Stated:
+    """Read tokenizer_config.json and the chat template of a folder, if there are any."""
+    found = files.read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    found = found if isinstance(found, dict) else {}
+    eos, template = found.get("eos_token"), found.get("chat_template")
+    eos = eos.get("content") if isinstance(eos, dict) else eos
+    if (folder / TEMPLATE).is_file():
+        template = files.read_text(folder / TEMPLATE, limit=LARGEST_TEMPLATE)
+    return Stated(
+        eos if isinstance(eos, str) else None, template if isinstance(template, str) else None
+    )
 
 
 @dataclass(frozen=True)
@@ -142,11 +173,37 @@ class LanguagePreprocess(Preprocess):
         return [(shown, argument)]
 
     def compare(self, comparison: Comparison) -> None:
-        """Compare the tokenizer with the one beside a trained model's weights."""
+        """Compare the tokenizer, end token and chat template with those beside a model's weights.
+
+        A start token is part of the tokenizer. More embeddings than tokens are a padded vocabulary.
+        """
         from limbeck.data.modalities.text._preprocess import TextPreprocess
         from limbeck.data.modalities.text._statement import compare
 
+        found = comparison.found
         # The padding id of a language model has no weight in any loss.
-        pad = self.pad if comparison.found.pad is None else comparison.found.pad
+        pad = self.pad if found.pad is None else found.pad
         own = TextPreprocess(self.tokenizer, self.max_length, pad, self.vocab_size)
-        compare(own, comparison, key="data.language")
+        compare(own, comparison, key="data.language", fix=OTHER_TOKENIZER)
+        if found.vocab_size and found.vocab_size > self.vocab_size:
+            comparison.note(
+                f"it has {found.vocab_size:,} token embeddings; the tokenizer has "
+                f"{self.vocab_size:,} tokens: the rest is padding of its vocabulary."
+            )
+        if found.tokenizer is not None:
+            self._compare_stated(stated_in(found.tokenizer), comparison)
+
+    def _compare_stated(self, stated: Stated, comparison: Comparison) -> None:
+        where = f"{comparison.where} ({comparison.found.tokenizer})"
+        key, fix = "data.language.tokenizer", "Use the tokenizer's folder of one of both models."
+        eos = None if self.eos is None else self.encoder.id_to_token(self.eos)
+        if stated.eos is not None and eos is not None and stated.eos != eos:
+            allowed = f"the end token of {where}, {stated.eos!r}"
+            comparison.refuse(key, f"the end token {eos!r}", allowed, fix)
+        elif (stated.eos is None) != (eos is None):
+            named = "the data's tokenizer" if stated.eos is None else "the one beside its weights"
+            comparison.note(f"of the two tokenizers, only {named} names an end token.")
+        chats = getattr(comparison.section, "messages", None) is not None
+        if chats and stated.template is not None and stated.template != self.template:
+            fix = "Name the model's folder, or remove the template that it was not trained with."
+            comparison.refuse(key, "another chat template", f"that of {where}", fix)

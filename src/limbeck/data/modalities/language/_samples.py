@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from limbeck.core import files
 from limbeck.data.label import UNLABELLED, Labels
 from limbeck.data.modalities.language import KEY, LanguageSpec
 from limbeck.data.modalities.language._chat import Chat
-from limbeck.data.modalities.language._preprocess import LanguagePreprocess
+from limbeck.data.modalities.language._preprocess import (
+    CONFIG,
+    LanguagePreprocess,
+    Stated,
+    stated_in,
+)
 from limbeck.data.modalities.text import _tokenizers
 from limbeck.data.split import Division, Prepared, hash_of
 from limbeck.errors import InputError, LimbeckError, Problem
@@ -31,8 +35,6 @@ if TYPE_CHECKING:
     from limbeck.data.rows import Batch, RowLabels, Samples
 
 CHUNK, MOST_PROBLEMS = 1000, 10
-CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
-LARGEST_TEMPLATE = 2**20
 
 
 class Tokens(NamedTuple):
@@ -121,9 +123,8 @@ def make(settings: LanguageSpec, texts: Sequence[str]) -> LanguagePreprocess:
     except InputError as error:
         raise InputError(*(replace(one, where=where) for one in error.problems)) from error
     stated = _beside(settings.tokenizer)
-    name = stated.get("eos_token")
-    name = name.get("content") if isinstance(name, dict) else name
-    eos = tokenizer.token_to_id(name) if isinstance(name, str) else None
+    name = stated.eos
+    eos = None if name is None else tokenizer.token_to_id(name)
     if eos is None and settings.append_eos:
         given = f"{settings.tokenizer}: no eos_token in {CONFIG}"
         fix = "Name it there, or set data.language.append_eos: false."
@@ -135,31 +136,24 @@ def make(settings: LanguageSpec, texts: Sequence[str]) -> LanguagePreprocess:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     size = _tokenizers.vocabulary_size(tokenizer)
-    template = stated.get("chat_template")
     return LanguagePreprocess(
         tokenizer.to_str(),
         settings.max_length,
         pad=pad,
         vocab_size=size,
         eos=eos,
-        template=template if isinstance(template, str) else None,
+        template=stated.template,
     )
 
 
-def _beside(name: str) -> dict[str, Any]:
+def _beside(name: str) -> Stated:
     """Read tokenizer_config.json and the chat template beside a tokenizer, if there are any."""
     folder = _tokenizers.folder_of(name)
     if folder is None and Path(name).is_file():
         folder = Path(name).parent
     if folder is None:
-        return {}
-    found: dict[str, Any] = {}
-    if (folder / CONFIG).is_file():
-        content = files.read_json(folder / CONFIG)
-        found = content if isinstance(content, dict) else {}
-    if (folder / TEMPLATE).is_file():
-        found["chat_template"] = files.read_text(folder / TEMPLATE, limit=LARGEST_TEMPLATE)
-    return found
+        return Stated()
+    return stated_in(folder)
 
 
 def _read(

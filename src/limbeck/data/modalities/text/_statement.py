@@ -26,6 +26,7 @@ def compare(
     *,
     key: str = "data.text",
     change: Callable[[str], str] = str,
+    fix: str = "",
 ) -> None:
     """Compare a tokenizer with what a trained model's files state.
 
@@ -34,6 +35,7 @@ def compare(
         comparison: What the model's files state.
         key: The section of the recipe that names the tokenizer.
         change: What the data changed in its tokenizer.json.
+        fix: What the message on another tokenizer adds.
     """
     found, where, place = comparison.found, comparison.where, f"{key}.tokenizer"
     if found.max_length is not None and prepare.max_length > found.max_length:
@@ -52,7 +54,10 @@ def compare(
     difference = tokenizers_differ(own, prepare.tokenizer, [*texts, *PROBES])
     if difference:
         allowed = f"the tokenizer that {where} was trained with ({found.tokenizer})"
-        comparison.refuse(place, difference, allowed, f"Set {place}: {found.tokenizer}")
+        advice = f"Set {place}: {found.tokenizer}" + (f". {fix}" if fix else "")
+        named = getattr(comparison.section, "tokenizer", None)
+        given = f"{named}: {difference}" if fix and named else difference
+        comparison.refuse(place, given, allowed, advice)
     elif found.pad is not None and found.pad != prepare.pad:
         allowed = f"token {found.pad}, the pad_token_id of {where} ({found.origin})"
         fix = "Let the padding token of the tokenizer and pad_token_id of config.json agree."
