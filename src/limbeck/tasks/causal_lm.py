@@ -164,6 +164,7 @@ class CausalLm(BaseTask):
         "attention_mask": ("batch", "tokens"),
     }
     element: ClassVar[str] = "next token"
+    generates: ClassVar[bool] = True
     kinds: ClassVar[Mapping[str, Kind]] = {LOGITS: "categorical"}
     classes: tuple[str, ...] = ()
     scores: tuple[Score, ...] = (PERPLEXITY, BITS_PER_BYTE, TOKEN_ACCURACY)
