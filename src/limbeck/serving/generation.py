@@ -143,9 +143,18 @@ class Generator:
             InputError: A prompt has no token, or leaves no position for a new one.
             LimbeckError: A logit is NaN.
         """
-        if prompts and not self._predictor.cache and len(prompts) > 1:
-            return [one for text in prompts for one in self.generate([text], config)]
-        rows = self._encode(prompts)
+        return self.continue_ids(self._encode(prompts), config)
+
+    def continue_ids(
+        self, rows: Sequence[list[int]], config: GenerationConfig = GREEDY
+    ) -> list[Generation]:
+        """Generate a text for each prompt of token ids, as one batch.
+
+        Raises:
+            LimbeckError: A logit is NaN.
+        """
+        if not self._predictor.cache and len(rows) > 1:
+            return [one for row in rows for one in self.continue_ids([row], config)]
         found: list[list[int]] = [[] for _ in rows]
         for tokens in self._steps(rows, config):
             for own, token in zip(found, tokens, strict=True):
@@ -192,7 +201,9 @@ class Generator:
         before, whole = self._prepare.decode(prompt), self._prepare.decode([*prompt, *ids])
         return whole[len(before) :] if whole.startswith(before) else self._prepare.decode(ids)
 
-    def _steps(self, rows: list[list[int]], config: GenerationConfig) -> Iterator[list[int | None]]:
+    def _steps(
+        self, rows: Sequence[list[int]], config: GenerationConfig
+    ) -> Iterator[list[int | None]]:
         """Yield the next token of every row; None after a row's end."""
         if not rows:
             return
