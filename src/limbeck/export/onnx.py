@@ -166,7 +166,7 @@ def _capture(wrapped: nn.Module, tensors: tuple[Tensor, ...], inputs: Inputs) ->
     ]
     # Named parameters have their own entries, and those of `*args` one together.
     named = len(inspect.signature(wrapped.forward).parameters) - 1
-    shapes = (*each[:named], tuple(each[named:]))
+    shapes = (*each[:named], *([tuple(each[named:])] if each[named:] else []))
     try:
         with quiet(), torch.no_grad():
             return torch.export.export(wrapped, tensors, dynamic_shapes=shapes, strict=False)
