@@ -64,9 +64,10 @@ class LanguageModel(nn.Module):
     def example(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Return two sequences as inputs: their first tokens are in the cache."""
         whole = sum(EXAMPLE)
-        # Sizes that are equal by chance would be taken for one.
+        # Sizes that are equal by chance would be taken for one. Tensors are copies: of a view,
+        # torch.export would require a view of every caller.
         ids, mask = (
-            torch.cat([batch[name].cpu()] * 2)[:2].repeat(1, whole)[:, :whole]
+            torch.cat([batch[name].cpu()] * 2)[:2].repeat(1, whole)[:, :whole].clone()
             for name in (IDS, MASK)
         )
         if not self.shapes:
@@ -74,7 +75,6 @@ class LanguageModel(nn.Module):
         mask, split = torch.ones_like(mask), EXAMPLE[0]
         with torch.no_grad():
             _, *cache = self(ids[:, :split], mask[:, :split], *self.empty(2))
-        # A copy: torch.export would require a view of every caller.
         return ids[:, split:].clone(), mask, *(one.clone() for one in cache)
 
     def empty(self, samples: int) -> list[Tensor]:
