@@ -172,7 +172,7 @@ class Generator:
         ids: list[int] = []
         written = ""
         for [token] in self._steps([row], config):
-            ids.append(token)
+            ids += [] if token is None else [token]
             text = self._text(row, ids)
             # Bytes of a character that further tokens complete.
             if text.startswith(written) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
