@@ -18,7 +18,9 @@ from limbeck.cli._terminal import show, watch
 
 if TYPE_CHECKING:
     from limbeck.errors import InputError, Problem
+    from limbeck.serving.generation import GenerationConfig
     from limbeck.serving.predictions import Result
+    from limbeck.serving.student import Student
 
     Outcome = Result | InputError
     Write = Callable[[str, Outcome], None]
@@ -46,17 +48,34 @@ def predict(
     column: Annotated[
         str, typer.Option(help="The column of images, sounds or texts in a file of rows.")
     ] = "",
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Language models: the most tokens to generate.", min=1)
+    ] = 50,
+    temperature: Annotated[
+        float, typer.Option(help="Language models: 0 is greedy; above, tokens are sampled.", min=0)
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Language models: the probability that is sampled from.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Language models: the seed of sampling.", min=0)] = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Predict with a shipped student; invalid inputs are listed at the end, with exit code 2."""
     from limbeck.errors import InputError, Problem
-    from limbeck.serving.files import find_inputs
+    from limbeck.serving.files import LINES, STANDARD_INPUT, TABLES, find_inputs
+    from limbeck.serving.generation import GenerationConfig
     from limbeck.serving.student import MOST_PROBLEMS, load_student
 
     if output is not None and output.suffix.lower() not in (".csv", ".jsonl"):
         raise InputError(Problem("--output", str(output), "a file that ends in .csv or .jsonl"))
     loaded = load_student(student)
+    generation = GenerationConfig(max_new_tokens, temperature, top_p, seed)
+    if loaded.generates and len(inputs) == 1 and output is None and not as_json:
+        [one] = inputs
+        if one != STANDARD_INPUT and not one.lower().endswith((*TABLES, *LINES)):
+            _stream(loaded, one, generation)
+            return
     found = find_inputs(inputs, loaded.preprocess, column=column)
     pending: deque[str] = deque()
 
@@ -76,7 +95,7 @@ def predict(
         _writer(output, as_json, columns, width) as write,
     ):
         bar = progress.progress_bar("predict") if progress else None
-        for result in loaded.stream(named(), batch_size=batch_size):
+        for result in loaded.stream(named(), batch_size=batch_size, generation=generation):
             write(pending.popleft(), result)
             done += 1
             if isinstance(result, InputError):
@@ -93,6 +112,17 @@ def predict(
         hidden = failed - MOST_PROBLEMS
         more = [Problem("INPUTS", f"{hidden} more invalid inputs", "valid ones")]
         raise InputError(*problems, *(more if hidden > 0 else []))
+
+
+def _stream(student: Student, prompt: str, generation: GenerationConfig) -> None:
+    """Write a prompt, and the generated text part by part."""
+    parts = student.generator.stream(prompt, generation)
+    first = next(parts, "")  # errors come before any output
+    sys.stdout.write(prompt + first)
+    for part in parts:
+        sys.stdout.write(part)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
 
 
 @contextmanager

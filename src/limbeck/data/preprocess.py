@@ -236,6 +236,15 @@ class Preprocess(ABC):
         """Return the arguments of `limbeck.export.huggingface.image_processor`; None for none."""
         return None
 
+    def special_tokens(self) -> dict[str, int]:
+        """Return the ids of a language model's special tokens: `bos`, `eos` and `pad`."""
+        return {}
+
+    @property
+    def chat_template(self) -> str | None:
+        """Return the chat template of a language model's tokenizer; None for none."""
+        return None
+
     @abstractmethod
     def __call__(self, samples: Sequence[Any]) -> dict[str, NDArray[Any]]:
         """Convert values that `read` returned to model inputs, by name."""

@@ -71,6 +71,24 @@ class ShownSample(Result):
     illustration: Illustration
 
 
+class GeneratedText(Result):
+    """Texts that both models generate after the beginning of a test sample.
+
+    Attributes:
+        index: The position of the sample in the test split.
+        prompt: The beginning.
+        truth: Its continuation in the sample, of at most as many tokens.
+        student: The student's continuation, greedy.
+        teacher: The teacher's; None without a teacher.
+    """
+
+    index: int
+    prompt: str
+    truth: str
+    student: str
+    teacher: str | None = None
+
+
 class TaskDetails(Result):
     """The details of a task in a report, for the shipped student of one seed.
 
@@ -80,6 +98,7 @@ class TaskDetails(Result):
             and without those that are undefined, as of boxes where neither model has any.
         samples: Test samples with both models' predictions, in the order of the split.
         overview: Charts of many samples.
+        texts: Generated texts of a language model.
         legend: The legend of the classes in illustrations.
         caption: How samples were chosen and drawn.
         problem: The error that the task's own functions raised; then there is nothing else.
@@ -89,6 +108,7 @@ class TaskDetails(Result):
     agreements: tuple[ScoreValue, ...] = ()
     samples: tuple[ShownSample, ...] = ()
     overview: tuple[Plot, ...] = ()
+    texts: tuple[GeneratedText, ...] = ()
     legend: tuple[Key, ...] = ()
     caption: str = ""
     problem: str = ""

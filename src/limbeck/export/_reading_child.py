@@ -33,10 +33,11 @@ def main(path: str, memory: int) -> None:
 
 
 def _one(value: Any) -> Any:
-    """Return one sample of zeros; dynamic sizes are one."""
+    """Return one sample of zeros; dynamic sizes are one, and that of a key-value cache zero."""
     kinds = {"float": "float32", "double": "float64", "bool": "bool_"}
     name = value.type.removeprefix("tensor(").removesuffix(")")
-    shape = [size if isinstance(size, int) else 1 for size in value.shape]
+    least = {"past": 0}
+    shape = [size if isinstance(size, int) else least.get(size, 1) for size in value.shape]
     return np.zeros(shape, dtype=getattr(np, kinds.get(name, name)))
 
 

@@ -38,6 +38,7 @@ def to_folder(
     image_processor: Mapping[str, Any] | None = None,
     onnx: Path | None = None,
     readme: str = "",
+    special_tokens: Mapping[str, int] | None = None,
 ) -> None:
     """Write a transformers model as a Hugging Face folder, atomically.
 
@@ -53,6 +54,8 @@ def to_folder(
         image_processor: The content of `preprocessor_config.json`.
         onnx: The exported file to copy into the folder.
         readme: The text of `README.md`.
+        special_tokens: The ids of `bos`, `eos` and `pad` of a language model, for
+            `generation_config.json`.
 
     Raises:
         InputError: transformers is not installed, or the model is not one of its models.
@@ -64,6 +67,11 @@ def to_folder(
         fix = "Export ONNX or safetensors instead."
         raise InputError(Problem("export", type(model).__name__, allowed, fix))
     _configure(model.config, classes, tokenizer)
+    if special_tokens:
+        ids = {f"{name}_token_id": number for name, number in special_tokens.items()}
+        for name, number in ids.items():
+            setattr(model.config, name, number)
+        model.generation_config = transformers.GenerationConfig(**ids)
     with replacing_folder(path) as folder:
         with quiet():
             model.save_pretrained(folder, safe_serialization=True)
@@ -101,7 +109,14 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def make_tokenizer(
-    text: str, *, max_length: int, inputs: Sequence[str], beside: Path | None, samples: list[str]
+    text: str,
+    *,
+    max_length: int,
+    inputs: Sequence[str],
+    beside: Path | None,
+    samples: list[str],
+    special_tokens: Mapping[str, int] | None = None,
+    chat_template: str | None = None,
 ) -> Any:
     """Build the transformers tokenizer of a tokenizer.json.
 
@@ -114,6 +129,9 @@ def make_tokenizer(
         inputs: The model inputs that the tokenizer produces.
         beside: The tokenizer's original folder, if any.
         samples: Real texts on which the tokens are compared.
+        special_tokens: The ids of `bos`, `eos` and `pad` of a language model, whose prompts are
+            padded on the left.
+        chat_template: Its chat template.
 
     Raises:
         InputError: transformers or tokenizers is not installed.
@@ -130,6 +148,12 @@ def make_tokenizer(
     }
     if padding:
         settings["pad_token"] = padding["pad_token"]
+    for name, number in (special_tokens or {}).items():
+        settings[f"{name}_token"] = encoder.id_to_token(number)
+    if special_tokens:
+        settings["padding_side"] = "left"
+    if chat_template is not None:
+        settings["chat_template"] = chat_template
     original = _original_class(transformers, beside, settings)
     if original is not None and _same_tokens(original, encoder, samples):
         return original

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from limbeck.core.files import replacing, write_bytes
 from limbeck.core.samples import BATCH
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export import quantized, recurrent, slim
+from limbeck.export.decoder import GeneratesTokens, as_language_model, check_cache
 from limbeck.export.predictor import HasOperators, OnnxPredictor, Runnable, Translations
 from limbeck.export.quiet import quiet
 from limbeck.export.reading import LARGEST, read_model
@@ -69,8 +71,9 @@ def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], pat
     such as `batch` and `tokens`. Batch normalisation is folded into preceding
     convolutions; masks are applied to the weights; quantised weights are written as integers, and
     their layers round their inputs as in training. A copy on the CPU in eval mode is exported: the
-    model itself is not modified. The file is checked, and must reproduce the model's outputs on the
-    example, before it replaces an existing one at `path`.
+    model itself is not modified. A causal language model has its key-value cache as further inputs
+    and outputs, and logits `[batch, tokens, vocabulary]`. The file is checked, and must reproduce
+    the model's outputs on the example, before it replaces an existing one at `path`.
 
     Args:
         model: A module that the task can run.
@@ -94,11 +97,21 @@ def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], pat
     wrapped = _Wrapped(copy.deepcopy(model).cpu(), task).eval()
     with torch.no_grad():
         names = list(task.outputs(wrapped.model, wrapped.named(tensors)))
+    decoder = None
+    if isinstance(task, GeneratesTokens) and task.generates:
+        decoder = as_language_model(wrapped.model, wrapped.named(tensors)).eval()
+        cached = decoder.example(wrapped.named(tensors))
     quantized.deploy(wrapped.model)
     recurrent.deploy(wrapped.model)
     own = task.translations() if isinstance(task, HasOperators) else {}
-    graph = _convert(_capture(wrapped, tensors, task.inputs), names, task.inputs, own)
-    _tidy(graph, task.inputs)
+    inputs: Inputs
+    if decoder is None:
+        inputs, program = task.inputs, _capture(wrapped, tensors, task.inputs)
+    else:
+        inputs, names = decoder.inputs, list(decoder.outputs)
+        program = _capture(decoder, cached, inputs)
+    graph = _convert(program, names, inputs, own)
+    _tidy(graph, inputs)
     if graph.ByteSize() > LARGEST:
         raise ExportError(
             f"the model takes {graph.ByteSize() / 2**30:.1f} GiB as ONNX; one file holds at most "
@@ -106,7 +119,11 @@ def to_onnx(model: nn.Module, task: Runnable, example: Mapping[str, Tensor], pat
         )
     with replacing(path) as temporary:
         temporary.write_bytes(graph.SerializeToString())
-        _check(temporary, wrapped, tensors)
+        _check(temporary, wrapped, tensors, inputs)
+        if decoder is not None and decoder.shapes:
+            wrong = check_cache(OnnxPredictor(temporary, threads=1).run, cached, decoder)
+            if wrong:
+                raise ExportError(f"{wrong}: the model's forward pass ignores its cache.")
 
 
 def embed_classes(path: Path, classes: Sequence[str]) -> None:
@@ -141,15 +158,18 @@ def _two_samples(tensor: Tensor, axes: Axes) -> Tensor:
     return tensor
 
 
-def _capture(wrapped: _Wrapped, tensors: tuple[Tensor, ...], inputs: Inputs) -> ExportedProgram:
+def _capture(wrapped: nn.Module, tensors: tuple[Tensor, ...], inputs: Inputs) -> ExportedProgram:
     dynamic = torch.export.Dim.DYNAMIC
-    shapes = tuple(
+    each = [
         {place: dynamic for place, axis in enumerate(axes) if axis is not None}
         for axes in inputs.values()
-    )
+    ]
+    # Named parameters have their own entries, and those of `*args` one together.
+    named = len(inspect.signature(wrapped.forward).parameters) - 1
+    shapes = (*each[:named], *([tuple(each[named:])] if each[named:] else []))
     try:
         with quiet(), torch.no_grad():
-            return torch.export.export(wrapped, tensors, dynamic_shapes=(shapes,), strict=False)
+            return torch.export.export(wrapped, tensors, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export raises exceptions of every type
         raise ExportError(_capture_advice(error, inputs)) from error
 
@@ -252,14 +272,14 @@ def _first(tensor: Tensor, axes: Axes) -> Tensor:
     return tensor.narrow(axes.index(BATCH), 0, 1) if BATCH in axes else tensor
 
 
-def _check(path: Path, wrapped: _Wrapped, tensors: tuple[Tensor, ...]) -> None:
+def _check(path: Path, wrapped: _Wrapped, tensors: tuple[Tensor, ...], inputs: Inputs) -> None:
     import onnx
 
     graph = onnx.load(path)
     onnx.checker.check_model(graph)
     for value in graph.graph.input:
         dimensions = value.type.tensor_type.shape.dim
-        for dimension, axis in zip(dimensions, wrapped.inputs[value.name], strict=False):
+        for dimension, axis in zip(dimensions, inputs[value.name], strict=False):
             if axis is not None and not dimension.dim_param:
                 raise ExportError(
                     f'the exported file has a fixed {axis} size in its input "{value.name}".'

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from limbeck.core.modules import evaluating
 from limbeck.core.samples import BATCH
 from limbeck.errors import InputError, LimbeckError, Problem
+from limbeck.export.names import IDS, LOGITS, MASK, PAST, PRESENT
 from limbeck.export.reading import check_file
 
 if TYPE_CHECKING:
@@ -81,14 +82,19 @@ class TorchPredictor:
 class OnnxPredictor:
     """An ONNX file as a predictor: ONNX Runtime on the CPU.
 
+    A file of a causal language model has logits `[n, tokens, vocabulary]`, and may have a key-value
+    cache, which is empty here; its predictions are `[n, vocabulary, tokens]`, 0 at padding. `run`
+    generates.
+
     Args:
         path: The file.
         threads: Threads within one operator; `None` uses all cores.
 
     Attributes:
-        axes: The size of every axis of each input, or its name if it varies.
+        axes: The size of every axis of each input, or its name if it varies; without the cache.
         output_axes: The same of each output.
         outputs: The names of the outputs.
+        cache: The axes of each input of the key-value cache; none without one.
 
     Raises:
         InputError: The file is damaged or unsafe to load.
@@ -99,14 +105,29 @@ class OnnxPredictor:
         self._path = path
         self._session = _session(path, threads)
         self._inputs = {value.name: _numpy_type(value.type) for value in self._session.get_inputs()}
-        self.axes = _axes(self._session.get_inputs(), path)
-        self.output_axes = _axes(self._session.get_outputs(), path)
+        axes, outputs = (
+            _axes(one, path) for one in (self._session.get_inputs(), self._session.get_outputs())
+        )
+        self.axes = {name: one for name, one in axes.items() if not name.startswith(PAST)}
+        self.cache = {name: one for name, one in axes.items() if name.startswith(PAST)}
+        self.output_axes = {
+            name: one for name, one in outputs.items() if not name.startswith(PRESENT)
+        }
+        self._by_token = _is_language_model(self.axes, self.output_axes)
+        if self._by_token:
+            batch, tokens, vocabulary = self.output_axes[LOGITS]
+            self.output_axes[LOGITS] = (batch, vocabulary, tokens)
         self.outputs = tuple(self.output_axes)
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Return the names of the graph's inputs, in order."""
-        return tuple(self._inputs)
+        """Return the names of the graph's inputs, in order, without the cache."""
+        return tuple(self.axes)
+
+    @property
+    def generates(self) -> bool:
+        """Return whether it is the file of a causal language model."""
+        return self._by_token
 
     @cached_property
     def inputs_read(self) -> frozenset[str]:
@@ -124,23 +145,57 @@ class OnnxPredictor:
             LimbeckError: The graph cannot run the batch, since its shape does not fit.
         """
         feeds = self.feeds(batch)
+        found = dict(zip(self.outputs, self.run(feeds, list(self.outputs)), strict=True))
+        if self._by_token:
+            kept = feeds[MASK][:, None, :] > 0
+            found[LOGITS] = np.where(kept, found[LOGITS].swapaxes(1, 2), np.float32(0))
+        return found
+
+    def run(
+        self, feeds: Mapping[str, NDArray[Any]], outputs: list[str] | None = None
+    ) -> list[NDArray[Any]]:
+        """Return the graph's outputs as they are, of all its inputs.
+
+        Args:
+            feeds: The graph's inputs, in the declared types.
+            outputs: The names of the outputs; all by default.
+
+        Raises:
+            LimbeckError: The graph cannot run them, since a shape does not fit.
+        """
         try:
-            values = self._session.run(None, feeds)
+            values: list[NDArray[Any]] = self._session.run(outputs, dict(feeds))
         except Exception as error:  # ONNX Runtime's exceptions have no common base class
             reason = " ".join(str(error).split())
             raise LimbeckError(f"{self._path}: ONNX Runtime cannot run it: {reason}") from error
-        return dict(zip(self.outputs, values, strict=True))
+        return values
 
     def feeds(self, batch: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """Return the graph's inputs of a batch, in the declared types.
+        """Return the graph's inputs of a batch, in the declared types; the cache is empty.
 
         Raises:
             InputError: An input of the graph is not in the batch.
         """
-        missing = [name for name in self._inputs if name not in batch]
+        missing = [name for name in self.axes if name not in batch]
         if missing:
             raise InputError(Problem("batch", sorted(batch), f"a batch with {', '.join(missing)}"))
-        return {name: np.asarray(batch[name], dtype=kind) for name, kind in self._inputs.items()}
+        samples = len(batch[IDS]) if self.cache else 0
+        values = {**{name: _empty(axes, samples) for name, axes in self.cache.items()}, **batch}
+        return {name: np.asarray(values[name], dtype=kind) for name, kind in self._inputs.items()}
+
+
+def _empty(axes: Sequence[int | str | None], samples: int) -> NDArray[np.float32]:
+    """Return a part of the cache without tokens."""
+    sizes = [size if isinstance(size, int) else 0 for size in axes]
+    return np.zeros((samples, *sizes[1:]), dtype=np.float32)
+
+
+def _is_language_model(
+    inputs: Mapping[str, Sequence[object]], outputs: Mapping[str, Sequence[object]]
+) -> bool:
+    axes = outputs.get(LOGITS, ())
+    last = len(axes) == 3 and isinstance(axes[2], int) and not isinstance(axes[1], int)
+    return last and {IDS, MASK} <= {*inputs}
 
 
 def _session(path: Path, threads: int | None) -> Any:

@@ -34,6 +34,7 @@ from limbeck.pipeline.artefacts import (
     predict_validation,
 )
 from limbeck.pipeline.candidate import Artefact, Candidate
+from limbeck.pipeline.generated_texts import generated_texts
 from limbeck.report.result import Disagreement, Measured
 from limbeck.tasks import details_of, is_classifier
 
@@ -207,7 +208,8 @@ def _details(
 
     source = Source(batches=batches, rows=rows, raw=split.raw, samples=len(split))
     try:
-        return task_details(details, source, seed=context.seed)
+        found = task_details(details, source, seed=context.seed)
+        return found.model_copy(update={"texts": generated_texts(own, reference, context)})
     # Functions of a user's task raise errors of many types; the trained student is kept.
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"

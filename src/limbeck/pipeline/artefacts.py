@@ -16,6 +16,7 @@ from limbeck.errors import LimbeckError
 from limbeck.evaluate.chance import chance_test
 from limbeck.evaluate.metrics import score_value
 from limbeck.export.compact.onnx import pack
+from limbeck.export.decoder import GeneratesTokens, cache_shapes
 from limbeck.export.onnx import to_onnx
 from limbeck.export.predictor import (
     OnnxPredictor,
@@ -138,7 +139,12 @@ def save(context: Context, model: nn.Module, name: str) -> None:
 
 def export(context: Context, model: nn.Module, path: Path) -> None:
     """Export a model to an ONNX file, with masks and quantisers materialised."""
-    to_onnx(model, context.task, context.data.validation.__getitems__([0, 1]), path)
+    example = context.data.validation.__getitems__([0, 1])
+    if isinstance(context.task, GeneratesTokens) and context.task.generates:
+        found = cache_shapes(model, example)
+        if isinstance(found, str):
+            context.progress.log(f"{context.where}: the file has no key-value cache: {found}")
+    to_onnx(model, context.task, example, path)
 
 
 def predict_validation(context: Context, path: Path) -> Predicted:

@@ -113,14 +113,12 @@ tags: [knowledge-distillation, limbeck, onnx]
 ---
 
 # {name}
-
-Classes: {classes}.
-
+{classes}
 ```python
 from transformers import pipeline
 
-classify = pipeline("{pipeline}", model="."{settings})
-print(classify({example}))
+predict = pipeline("{pipeline}", model="."{settings})
+print(predict({example}))
 ```
 
 `model.onnx` is the exported file in the layout of optimum: `{ort}.from_pretrained(".")`.
@@ -146,11 +144,14 @@ def write_folder(model: nn.Module, context: Context, folder: Path) -> None:
         readme=README.format(
             name=f"{context.recipe.name}-student",
             pipeline=form.pipeline,
-            classes=", ".join(context.data.classes),
+            classes=f"\nClasses: {', '.join(context.data.classes)}.\n"
+            if context.data.classes
+            else "",
             settings=form.arguments,
             example=form.example,
             ort=f"ORTModelFor{form.model}",
         ),
+        special_tokens=prepare.special_tokens(),
     )
     prepare.save(folder)
     numbers = rows.spread(ROWS)
@@ -219,6 +220,8 @@ def _tokenizer(context: Context) -> Any:
         inputs=list(context.task.inputs),
         beside=None if section is None else section.tokenizer_folder,
         samples=_texts(context, context.data.validation.spread(SAMPLES)),
+        special_tokens=context.data.preprocess.special_tokens(),
+        chat_template=context.data.preprocess.chat_template,
     )
 
 

@@ -16,7 +16,7 @@ from limbeck.display.plots import plot
 from limbeck.display.rasters import legend, raster
 from limbeck.display.svg import Role
 from limbeck.evaluate.comparison import Estimate
-from limbeck.evaluate.detail_results import BreakdownResult, ShownSample, TaskDetails
+from limbeck.evaluate.detail_results import BreakdownResult, GeneratedText, ShownSample, TaskDetails
 from limbeck.report.result import RunResult
 
 MOST_ROWS = 30
@@ -61,6 +61,7 @@ class DetailsView:
         agreement: The table of agreement with the teacher; None without a teacher.
         overview: Charts of many samples.
         samples: The samples.
+        texts: Generated texts of a language model.
         legend: The legend of the classes that occur in them.
         caption: How samples were chosen and drawn.
         problem: Why there are no details, if the task raised an error.
@@ -73,6 +74,7 @@ class DetailsView:
     agreement: Table | None
     overview: tuple[Panel, ...]
     samples: tuple[SampleView, ...]
+    texts: tuple[GeneratedText, ...]
     legend: Markup
     caption: str
     problem: str
@@ -80,7 +82,7 @@ class DetailsView:
     @property
     def has_samples(self) -> bool:
         """Return whether there is a comparison with the teacher."""
-        return bool(self.samples or self.overview or self.agreement)
+        return bool(self.samples or self.overview or self.agreement or self.texts)
 
 
 def details(result: RunResult) -> DetailsView | None:
@@ -100,6 +102,7 @@ def details(result: RunResult) -> DetailsView | None:
         agreement=_agreement(found, where),
         overview=tuple(_panel(one, "") for one in found.overview),
         samples=tuple(_sample(one, found) for one in found.samples),
+        texts=found.texts,
         legend=legend([key for name, key in keys.items() if name in used], boxes=boxes),
         caption=found.caption,
         problem=found.problem,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -15,6 +16,7 @@ from limbeck.data.label import PlacesLabels
 from limbeck.data.preprocess import FILE, Preprocess, load, require_columns
 from limbeck.errors import InputError, LimbeckError, Problem
 from limbeck.export.predictor import OnnxPredictor
+from limbeck.serving.generation import GREEDY, Generation, GenerationConfig, Generator
 from limbeck.serving.predictions import Detections, Prediction, Result, Values, form_of
 
 if TYPE_CHECKING:
@@ -49,7 +51,9 @@ class Student:
         self.targets = tuple(target.name for target in self.preprocess.targets)
         self._predictor = OnnxPredictor(folder / MODEL, threads=threads)
         where = str(folder / MODEL)
-        self._form = form_of(self._predictor.output_axes, self.preprocess, where=where)
+        self._generates = self._predictor.generates
+        if not self._generates:
+            self._form = form_of(self._predictor.output_axes, self.preprocess, where=where)
 
     def _reads(self, name: str) -> bool:
         return name in self._predictor.inputs_read
@@ -57,6 +61,8 @@ class Student:
     @property
     def columns(self) -> tuple[str, ...]:
         """Return the names of a prediction's columns in a table, those of `Result.row`."""
+        if self._generates:
+            return ("text", "tokens")
         return tuple(self._form.columns(self.preprocess))
 
     @overload
@@ -81,8 +87,8 @@ class Student:
         Returns:
             One result for one input, a list of them for a batch: a `Prediction` of a class, the
             `Values` of a regression or of independent labels, the `Detections` of objects, in
-            pixels of the given image, a `Segmentation`, a `Forecast`, or the `Tags` of words with
-            their entities, as in `limbeck.serving.predictions`.
+            pixels of the given image, a `Segmentation`, a `Forecast`, the `Tags` of words with
+            their entities, or the `Generation` of a text, as in `limbeck.serving.predictions`.
 
         Raises:
             InputError: Inputs are missing or invalid; the message lists up to 20 problems.
@@ -91,6 +97,75 @@ class Student:
         single = self._is_single(inputs)
         found = list(self._results(inputs, batch_size))
         return found[0] if single else found
+
+    @property
+    def generates(self) -> bool:
+        """Return whether the student is a causal language model, which generates texts."""
+        return self._generates
+
+    @cached_property
+    def generator(self) -> Generator:
+        """Return the generator of a causal language model.
+
+        Raises:
+            InputError: The student is another model.
+        """
+        return Generator(self._predictor, self.preprocess, where=self.folder / MODEL)
+
+    @overload
+    def generate(
+        self,
+        prompts: str,
+        *,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_p: float = ...,
+        seed: int = ...,
+        batch_size: int = ...,
+    ) -> Generation: ...
+    @overload
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_p: float = ...,
+        seed: int = ...,
+        batch_size: int = ...,
+    ) -> list[Generation]: ...
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        max_new_tokens: int = GREEDY.max_new_tokens,
+        temperature: float = GREEDY.temperature,
+        top_p: float = GREEDY.top_p,
+        seed: int = GREEDY.seed,
+        batch_size: int = BATCH_SIZE,
+    ) -> Generation | list[Generation]:
+        """Generate texts with a causal language model, greedily by default.
+
+        Args:
+            prompts: One prompt, or several.
+            max_new_tokens: The largest number of new tokens; the end token ends a text before.
+            temperature: 0 is greedy; above, tokens are sampled.
+            top_p: The probability of the nucleus that is sampled from.
+            seed: The seed of sampling.
+            batch_size: The number of prompts that the model runs at once, padded on the left.
+
+        Returns:
+            A `Generation` for one prompt, a list of them for several.
+
+        Raises:
+            InputError: The student is no language model, a setting is out of its range, or a prompt
+                has no token or too many.
+        """
+        config = GenerationConfig(max_new_tokens, temperature, top_p, seed)
+        if isinstance(prompts, str):
+            return self.generator.generate([prompts], config)[0]
+        parts = [prompts[at : at + batch_size] for at in range(0, len(prompts), batch_size)]
+        return [one for part in parts for one in self.generator.generate(part, config)]
 
     def predict_proba(self, inputs: object, *, batch_size: int = BATCH_SIZE) -> NDArray[np.float64]:
         """Predict the class probabilities of inputs: `[n, classes]`, also for one input.
@@ -105,13 +180,18 @@ class Student:
         return np.stack(rows) if rows else np.empty((0, len(self.classes or self.targets)))
 
     def stream(
-        self, inputs: Iterable[tuple[str, object]], *, batch_size: int = BATCH_SIZE
+        self,
+        inputs: Iterable[tuple[str, object]],
+        *,
+        batch_size: int = BATCH_SIZE,
+        generation: GenerationConfig = GREEDY,
     ) -> Iterator[Result | InputError]:
         """Predict inputs in batches, in bounded memory; yield an error for each invalid one.
 
         Args:
             inputs: For each input its name in messages, and the input.
             batch_size: The number of inputs in memory.
+            generation: The settings of a language model's generation.
 
         Yields:
             For each input in order its prediction, or the error that names it.
@@ -131,7 +211,11 @@ class Student:
                     sizes.append(size)
                 except InputError as error:
                     errors[number] = error
-            found = iter(self._read(valid, sizes) if valid else ())
+            found: Iterator[Result] = iter(())
+            if valid and self._generates:
+                found = iter(self.generator.generate(valid, generation))
+            elif valid:
+                found = self._read(valid, sizes)
             for number in range(len(chunk)):
                 yield errors[number] if number in errors else next(found)
 

@@ -15,6 +15,7 @@ from limbeck import losses
 from limbeck.core.measurement import Metric
 from limbeck.errors import InputError, Problem
 from limbeck.tasks._base import BaseTask
+from limbeck.tasks._language_details import language_details
 from limbeck.tasks._model_output import LOGITS, call
 from limbeck.tasks.scores import Score, of_sums, ratio
 from limbeck.tasks.task import Output, Response
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from limbeck.taps import Taps
+    from limbeck.tasks.details import Details
     from limbeck.tasks.scores import Arrays, Sums
     from limbeck.tasks.task import Axes, Batch, Kind, TaskData
 
@@ -164,12 +166,26 @@ class CausalLm(BaseTask):
         "attention_mask": ("batch", "tokens"),
     }
     element: ClassVar[str] = "next token"
+    generates: ClassVar[bool] = True
     kinds: ClassVar[Mapping[str, Kind]] = {LOGITS: "categorical"}
     classes: tuple[str, ...] = ()
     scores: tuple[Score, ...] = (PERPLEXITY, BITS_PER_BYTE, TOKEN_ACCURACY)
     reading: ClassVar[str] = """
-(logits,) = session.run(["logits"], inputs)
-print(logits[0, :, -1].argmax())  # the id of the most probable next token
+# The keys and values of earlier tokens: at first none.
+cache = {
+    one.name: np.zeros((1, one.shape[1], 0, one.shape[3]), dtype=np.float32)
+    for one in session.get_inputs()
+    if one.name.startswith("past_key_values.")
+}
+for step in range(50):
+    new = ids[-1:] if step and cache else ids
+    feeds = {"input_ids": np.array([new]), "attention_mask": np.ones((1, len(ids)), dtype=np.int64)}
+    logits, *present = session.run(None, {**feeds, **cache})
+    ids.append(int(logits[0, -1].argmax()))  # the most probable next token
+    cache = dict(zip(cache, present))
+    if ids[-1] == prepare.get("eos"):
+        break
+print(tokenizer.decode(ids))
 """
     restoring: ClassVar[str] = """
 logits = outputs.logits if hasattr(outputs, "logits") else outputs
@@ -191,6 +207,11 @@ outputs = outputs.transpose(1, 2)
             fix = f"Name the tokenizer there ({cls.name})."
             raise InputError(Problem.missing("data.language", fix))
         return cls(data.preprocess.vocab_size)
+
+    @property
+    def details(self) -> Details:
+        """Return the details for a report."""
+        return language_details()
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Run the model; return its logits, `[n, positions, vocabulary]`."""

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 KEY = "data.language"
 CODE = """
 tokenizer = Tokenizer.from_file("tokenizer.json")
-encoded = tokenizer.encode("Once upon a time")
-input_ids = np.array([encoded.ids], dtype=np.int64)
+ids = tokenizer.encode("Once upon a time").ids
+input_ids = np.array([ids], dtype=np.int64)
 attention_mask = np.ones_like(input_ids)
 """
 

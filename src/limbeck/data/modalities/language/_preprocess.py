@@ -37,12 +37,15 @@ OTHER_TOKENIZER = (
     "limbeck.losses.cross_tokenizer, which a recipe cannot name"
 )
 LOADING = """
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
 model = AutoModelForCausalLM.from_pretrained(".").eval()
-inputs = tokenizer(list(texts), return_tensors="pt")
-outputs = model(**inputs)
+ids, mask = torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
+with torch.no_grad():
+    logits = model(input_ids=ids, attention_mask=mask).logits
+outputs = torch.where(mask[:, :, None] > 0, logits, 0.0).transpose(1, 2)
 """
 
 
@@ -98,7 +101,7 @@ class LanguagePreprocess(Preprocess):
 
     raw_texts: ClassVar[bool] = True
     huggingface: ClassVar[HuggingFace | None] = HuggingFace(
-        "text-generation", "CausalLM", repr("Once upon a time"), LOADING, raw="texts"
+        "text-generation", "CausalLM", repr("Once upon a time"), LOADING
     )
 
     @property
@@ -121,6 +124,17 @@ class LanguagePreprocess(Preprocess):
     def model_inputs(self) -> dict[str, int]:
         """Return the size of the vocabulary, and the id of padding."""
         return {"vocab_size": self.vocab_size, "pad_token": self.pad}
+
+    def special_tokens(self) -> dict[str, int]:
+        """Return the ids of the special tokens; `bos` is what begins every text, if anything."""
+        first = self.encoder.encode("").ids[:1]
+        found = {"bos": first[0] if first else None, "eos": self.eos, "pad": self.pad}
+        return {name: number for name, number in found.items() if number is not None}
+
+    @property
+    def chat_template(self) -> str | None:
+        """Return the chat template."""
+        return self.template
 
     @cached_property
     def encoder(self) -> Any:
