@@ -358,7 +358,7 @@ def test_a_resumed_training_equals_an_undisturbed_one(tmp_path):
     )
 
     def train(folder, interrupt_at):
-        scheme = scheme_of(Causal(0), Causal(1), lmbda=0.5)
+        scheme = scheme_of(Causal(0), Causal(1), lmbda=0.8, mixing="per_sample")
         calls = 0
 
         class Bar:
@@ -382,7 +382,7 @@ def test_a_resumed_training_equals_an_undisturbed_one(tmp_path):
 
     whole, expected = train(tmp_path / "whole", None)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "parts", 5)
+        train(tmp_path / "parts", 6)
     weights, found = train(tmp_path / "parts", None)
     assert all(torch.equal(value, whole[name]) for name, value in weights.items())
     for one, two in zip(found, expected, strict=True):
