@@ -47,7 +47,7 @@ outputs = model(**inputs)
 
 
 class Stated(NamedTuple):
-    """What the files beside a tokenizer state.
+    """The end token and the chat template of the files beside a tokenizer.
 
     Attributes:
         eos: The end token.
