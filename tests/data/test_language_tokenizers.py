@@ -104,5 +104,6 @@ def test_a_padded_vocabulary_is_noted(compared):
     found = compared(vocab_size=64)
     assert not found.refused
     assert found.notes == [
-        "it has 64 token embeddings; the tokenizer has 4 tokens: the rest is padding of its vocabulary."
+        "it has 64 token embeddings; the tokenizer has 4 tokens: "
+        "the rest is padding of its vocabulary."
     ]

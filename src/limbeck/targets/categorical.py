@@ -291,14 +291,17 @@ class SampledTargets(RowTargets):
         """Return the targets of several groups of elements, drawn with the same settings."""
         width = max(one.ids.shape[1] for one in parts)
 
-        def column(name: str) -> Tensor | None:
-            given = [getattr(one, name) for one in parts]
-            if any(one is None for one in given):
-                return None
-            return torch.cat([pad(one, (0, width - one.shape[1])) for one in given])
+        def joined(columns: Sequence[Tensor]) -> Tensor:
+            return torch.cat([pad(one, (0, width - one.shape[1])) for one in columns])
 
-        names = ("ids", "counts", "log_probabilities", "log_proposal")
-        return replace(parts[0], **{name: column(name) for name in names})
+        proposals = [one.log_proposal for one in parts if one.log_proposal is not None]
+        return replace(
+            parts[0],
+            ids=joined([one.ids for one in parts]),
+            counts=joined([one.counts for one in parts]),
+            log_probabilities=joined([one.log_probabilities for one in parts]),
+            log_proposal=joined(proposals) if len(proposals) == len(parts) else None,
+        )
 
 
 def _inverse_transform(log_probabilities: Tensor, uniform: Tensor) -> Tensor:

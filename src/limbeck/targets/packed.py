@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,8 +20,6 @@ from limbeck.targets.answer import Targets
 from limbeck.targets.categorical import DenseTargets, SampledTargets, TopKTargets
 from limbeck.targets.head import HeadTargets
 from limbeck.targets.layout import Precision
-
-T = TypeVar("T", bound=Targets)
 
 
 def pack_bits(values: NDArray[np.int64], bits: int) -> bytes:
@@ -110,6 +108,7 @@ class PackedOutput:
         Raises:
             InputError: The targets are of another kind than classes.
         """
+        settings: dict[str, Any]
         if isinstance(targets, DenseTargets):  # few classes: exact, as in memory
             return cls("DenseTargets", targets.classes, targets.classes, "float32")
         if isinstance(targets, TopKTargets):
@@ -347,7 +346,7 @@ def _of_sample(kept: Tensor, sample: int, samples: int) -> Tensor:
     return start + kept[start : start + size].nonzero().flatten()
 
 
-def expanded(targets: T, kept: Tensor) -> T:
+def expanded(targets: Targets, kept: Tensor) -> Targets:
     """Return targets of all elements from those of the kept ones.
 
     Elements that are not kept have no weight, and the targets of another element.

@@ -132,13 +132,15 @@ class TargetForm:
         if not len(rows):  # a batch of padding: any targets serve
             kept, rows = torch.ones_like(kept), torch.arange(len(kept), device=kept.device)
         size = max(1, BLOCK // (4 * head.classes))
-        parts = [
-            self._sparse(head.take(some).logits, None if uniform is None else uniform[some])
-            for some in rows.split(size)
-        ]
-        first = parts[0]
-        joined = type(first).joined(parts)
-        return expanded(joined, kept)
+        top: list[TopKTargets] = []
+        drawn: list[SampledTargets] = []
+        for some in rows.split(size):
+            one = self._sparse(head.take(some).logits, None if uniform is None else uniform[some])
+            if isinstance(one, TopKTargets):
+                top.append(one)
+            else:
+                drawn.append(one)
+        return expanded(TopKTargets.joined(top) if top else SampledTargets.joined(drawn), kept)
 
 
 def _head(output: Output) -> HeadTargets:
@@ -148,8 +150,8 @@ def _head(output: Output) -> HeadTargets:
         raise InputError(Problem("teacher.targets", "head", allowed, fix))
     weight, bias = output.head.weight, output.head.bias
     assert isinstance(weight, Tensor)
-    bias = bias if isinstance(bias, Tensor) else None
-    return HeadTargets(output.hidden, weight, bias, output.softcap)
+    own = bias if isinstance(bias, Tensor) else None
+    return HeadTargets(output.hidden, weight, own, output.softcap)
 
 
 def _keys(output: Output, batch: Batch) -> Tensor:

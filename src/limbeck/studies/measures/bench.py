@@ -174,6 +174,7 @@ class _Recorded:
 
     def __init__(self, logits: Tensor) -> None:
         self._logits = logits
+        self.packed = False
 
     def lookup(self, index: Tensor, view: Tensor) -> dict[str, DenseTargets]:
         return {"logits": DenseTargets(self._logits[index])}

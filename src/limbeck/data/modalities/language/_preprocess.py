@@ -50,7 +50,7 @@ outputs = torch.where(mask[:, :, None] > 0, logits, 0.0).transpose(1, 2)
 
 
 class Stated(NamedTuple):
-    """What the files beside a tokenizer state.
+    """The end token and the chat template of the files beside a tokenizer.
 
     Attributes:
         eos: The end token.
