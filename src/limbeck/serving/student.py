@@ -113,7 +113,7 @@ class Student:
         return Generator(self._predictor, self.preprocess, where=self.folder / MODEL)
 
     @overload
-    def generate(
+    def generate(  # type: ignore[overload-overlap]  # a text is a sequence of texts
         self,
         prompts: str,
         *,
