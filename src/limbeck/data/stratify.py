@@ -107,7 +107,7 @@ class Stratified:
         chosen = choose(self.strata[rows], count, seed=self.seed, purpose=purpose, left=1)
         note = (
             f"The {name} split has {count:,} of the {len(rows):,} training rows, "
-            f"stratified by {self.by} with split_seed {self.seed}."
+            f"{_how(self.by)} with split_seed {self.seed}."
         )
         return chosen, note
 
@@ -163,7 +163,7 @@ def split(
             rows[name] = (source, kept[choose(own, limit, seed=seed, purpose=LIMIT, least=1)])
             notes.append(
                 f"The {name} split is limited to {limit:,} of {len(kept):,} rows, "
-                f"stratified by {by}."
+                f"{_how(by)}."
             )
     if problems:
         raise InputError(*problems)
@@ -255,3 +255,8 @@ def check_classes(labels: Mapping[str, NDArray[np.int64]], classes: Sequence[str
         allowed = "at least one training row for each class"
         raise InputError(Problem("data (train)", f"no row of {listed('train')}", allowed, fix))
     return [f"{name}: no row of {listed(name)}" for name in counts if len(missing[name])]
+
+
+def _how(by: str) -> str:
+    """Return how rows are drawn; strata without a name are one."""
+    return f"stratified by {by}" if by else "drawn at random"

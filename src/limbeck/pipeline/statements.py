@@ -116,7 +116,7 @@ class _Comparison:
         names, fresh = self.data.classes, self.spec.loading.head == "fresh"
         own = self.spec.class_names or (None if fresh else self.found.class_names)
         if own is None:
-            if not self.trained:
+            if names and not self.trained:
                 self.note(
                     "no file beside its weights names its classes; they are taken to be in the "
                     f"order of the data: {_list(names)}."

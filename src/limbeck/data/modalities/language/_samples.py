@@ -72,7 +72,7 @@ class NextTokens(Labels):
     def of_rows(cls, loaded: Loaded) -> NextTokens:
         """Return the labels of a source's rows, which have one stratum."""
         rows = {name: np.zeros(len(one), dtype=np.int64) for name, one in loaded.splits.items()}
-        return cls(rows, classes=(), by="document")
+        return cls(rows, classes=(), by="")
 
     def of(
         self, source: str, rows: NDArray[np.int64], samples: Samples, prepare: Preprocess
