@@ -424,7 +424,7 @@ class Stated:
     """The comparison with a model whose folder has a tokenizer."""
 
     def __init__(self, folder):
-        self.where, self.refused, self.notes = "teacher", [], []
+        self.where, self.refused, self.notes, self.section = "teacher", [], [], None
         self.found = SimpleNamespace(
             tokenizer=folder, origin=str(folder), max_length=10, vocab_size=None, pad=None
         )

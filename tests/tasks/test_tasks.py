@@ -51,7 +51,7 @@ EXAMPLES = {
 # They have files of their own.
 OTHER = {
     *("tabular_regression", "audio_multilabel", "image_multilabel"),
-    *("tabular_multilabel", "text_multilabel", "token_classification"),
+    *("tabular_multilabel", "text_multilabel", "token_classification", "causal_lm"),
     *("image_ordinal", "tabular_ordinal", "text_ordinal"),
     *("image_segmentation", "node_classification", "object_detection", "series_forecasting"),
 }

@@ -181,6 +181,8 @@ def test_positions_are_in_the_order_of_the_labels():
 class Recorded:
     """A cache of the answers to a whole batch."""
 
+    packed = False
+
     def __init__(self, teacher, batch, sizes):
         whole = teacher.answer(rows(batch, [1, 2])).targets  # with the longest sequence
         self.layout = Layout.of(whole, samples=2)

@@ -162,8 +162,7 @@ def split(
         elif limit < len(kept):
             rows[name] = (source, kept[choose(own, limit, seed=seed, purpose=LIMIT, least=1)])
             notes.append(
-                f"The {name} split is limited to {limit:,} of {len(kept):,} rows, "
-                f"{_how(by)}."
+                f"The {name} split is limited to {limit:,} of {len(kept):,} rows, {_how(by)}."
             )
     if problems:
         raise InputError(*problems)

@@ -104,7 +104,7 @@ class ObjectiveConfig(BaseModel):
     ] = False
 
     targets: Annotated[
-        TargetSpec | None,
+        TargetSpec | Form | None,
         Field(
             description="The form of the teacher's answers over classes: `dense`, `top_k`, "
             "`sampled` or `head`; or one with settings, `{form: top_k, k: 64}`. Default: `dense`; "
@@ -153,7 +153,7 @@ class ObjectiveConfig(BaseModel):
 
     def target_form(self, task: Task) -> TargetForm:
         """Return the form of the teacher's answers: that of the recipe, or the task's default."""
-        if self.targets is not None:
+        if isinstance(self.targets, TargetSpec):
             return self.targets.build()
         if not self.cache_teacher or task.classes or common_classes(task) < LARGE_VOCABULARY:
             return TargetForm("dense")
@@ -180,10 +180,10 @@ class ObjectiveConfig(BaseModel):
             fix = "The features of an ensemble's members share no axes."
             allowed = "terms on logits only, with several teachers"
             problems.append(Problem("objective", taps, allowed, fix))
-        if self.targets is not None and len(self.teacher_specs(recipe)) > 1:
+        form = self.targets.form if isinstance(self.targets, TargetSpec) else "dense"
+        if form != "dense" and len(self.teacher_specs(recipe)) > 1:
             allowed = "dense, with several teachers, whose probabilities are averaged"
-            if self.targets.form != "dense":
-                problems.append(Problem("targets", self.targets.form, allowed))
+            problems.append(Problem("targets", form, allowed))
         fitted = [spec.name for spec in self.teacher_specs(recipe) if is_fitted(spec)]
         if taps and fitted:
             fix = "Trees have no intermediate features: compare logits, as by soft_target_kl."

@@ -490,7 +490,11 @@ class OnPolicySettings(SchemeSettings):
     ] = 32
     end_token: Annotated[
         int | None,
-        Field(ge=0, description="Id that ends a text; default: that of the model's configuration."),
+        Field(
+            ge=0,
+            lt=2**31,
+            description="Id that ends a text; default: that of the model's configuration.",
+        ),
     ] = None
     teacher_mix: Annotated[
         float | None,

@@ -79,7 +79,7 @@ class _Reader:
 
 @dataclass(frozen=True)
 class PackedOutput:
-    """How the targets of one output are stored.
+    """The storage of one output's targets.
 
     Attributes:
         form: The name of the class of the targets.
@@ -265,10 +265,10 @@ class PackedOutput:
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """How the targets of sequences are stored: one record of bytes per sequence.
+    """The storage of the targets of sequences: one record of bytes per sequence.
 
     Attributes:
-        outputs: How each output is stored, by name.
+        outputs: The storage of each output, by name.
 
     Example:
         >>> targets = {"logits": TopKTargets.of(torch.randn(6, 512), 8)}
