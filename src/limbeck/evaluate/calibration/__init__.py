@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.core.measurement import Result
+from limbeck.core.samples import select_samples
 from limbeck.evaluate.bootstrap import PairedEstimate, Resamples, mean
 from limbeck.evaluate.calibration.correction import (
     Temperature,
@@ -27,11 +28,14 @@ from limbeck.export.predictor import predict
 if TYPE_CHECKING:
     from limbeck.evaluate.context import EvaluatedModel, EvaluationContext
     from limbeck.export.predictor import Predictions
+    from limbeck.tasks import Batch
 
 
 Values = NDArray[np.float64]
 Labels = NDArray[np.int64]
 Metric = Callable[[Values, Labels], Values]
+FITTED_ON = 1000
+"""The most validation samples that a temperature is fitted on."""
 
 
 class CalibrationSummary(Result):
@@ -73,7 +77,7 @@ def evaluate(
 ) -> Calibration:
     """Evaluate the calibration of both models, before and after temperature scaling.
 
-    The temperature of each is fitted on the validation samples.
+    The temperature of each is fitted on a thousand validation samples at most, at equal distances.
 
     Args:
         context: The two models and the samples.
@@ -117,9 +121,20 @@ def evaluate(
 
 
 def _model(model: EvaluatedModel, test: Predictions, context: EvaluationContext) -> _Model:
-    temperature = fit_temperature(predict(model.predictor, context.validation()))
+    temperature = fit_temperature(predict(model.predictor, _fitted_on(context)))
     log_p = log_probabilities(test.logits)
     return _Model(model.name, log_p, scaled(log_p, temperature), temperature)
+
+
+def _fitted_on(context: EvaluationContext) -> Iterator[Batch]:
+    """Yield validation samples at equal distances: a temperature, one number, needs no more."""
+    step, start = -(-context.validation_size // FITTED_ON), 0
+    for batch in context.validation():
+        count = len(batch["labels"])
+        rows = np.arange(-start % step, count, step)
+        start += count
+        if len(rows):
+            yield batch if step == 1 else select_samples(batch, context.axes, rows)
 
 
 def _estimates(
@@ -130,7 +145,10 @@ def _estimates(
     after, scaling = "", ""
     if is_scaled:
         after = " after temperature scaling"
-        scaling = " Logits are divided by each model's temperature, fitted on validation samples."
+        scaling = (
+            " Logits are divided by each model's temperature, fitted on "
+            f"{FITTED_ON:,} validation samples at most."
+        )
 
     def paired(metric: Metric) -> PairedEstimate:
         means = [partial(mean, values=metric(one, labels)) for one in log_p]
@@ -159,4 +177,6 @@ def _estimates(
 
 def workload(context: EvaluationContext, **settings: object) -> Workload:
     """Compute the workload: the validation samples, and the test samples unless they are known."""
-    return Workload(predictions=context.samples_to_predict + context.validation_size)
+    size = context.validation_size
+    fitted_on = -(-size // -(-size // FITTED_ON)) if size else 0
+    return Workload(predictions=context.samples_to_predict + fitted_on)

@@ -42,8 +42,8 @@ ANY_TASK = True
 OF_ALL_SEEDS = True
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-MOST = 10_000
-"""The most validation and test samples that are predicted."""
+MOST = 2000
+"""The most validation and test samples that are predicted, each spread evenly over its split."""
 
 
 class Diagnosis(Figures):
