@@ -42,7 +42,7 @@ ANY_TASK = True
 OF_ALL_SEEDS = True
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-MOST = 2000
+MOST = 1000
 """The most validation and test samples that are predicted, each spread evenly over its split."""
 
 
