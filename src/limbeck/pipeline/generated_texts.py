@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from limbeck.evaluate.detail_results import GeneratedText
-from limbeck.pipeline.artefacts import arrays
 from limbeck.serving.generation import GenerationConfig, Generator, TokenizesPrompts
+from limbeck.tasks.causal_lm import prompt_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +18,6 @@ TEXTS = 4
 """The number of test samples."""
 PROMPT, NEW = 24, 60
 """The largest number of tokens of a document's beginning, and of the generated text."""
-IGNORED = -100
 
 
 def generated_texts(
@@ -63,12 +60,9 @@ def _divided(
 ) -> Iterator[tuple[int, tuple[list[int], list[int]]]]:
     """Yield the tokens of the beginning and of the rest of samples that have both."""
     for row in rows:
-        batch = arrays(context.data.test.__getitems__([row]))
-        length = int(batch["attention_mask"][0].sum())
+        batch = context.data.test.__getitems__([row])
+        length = int(batch["attention_mask"].sum())
         ids = batch["input_ids"][0, :length].tolist()
-        predicted = np.flatnonzero(batch["labels"][0, :length] != IGNORED)
-        start = int(predicted[0]) if len(predicted) else length
-        if start <= 1:  # a document, whose tokens are all predicted
-            start = min(PROMPT, length // 2)
+        start = int(prompt_lengths(batch, min(PROMPT, length // 2)))
         if 0 < start < length:
             yield row, (ids[:start], ids[start:])

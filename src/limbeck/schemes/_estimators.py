@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from limbeck import losses
@@ -59,14 +59,7 @@ class Pair:
 
     def student(self, rows: Tensor) -> Tensor:
         """Return the student's logits of some elements, of the common classes."""
-        output = self.output
-        if output.values is not None:
-            logits = output.values[rows]
-        else:
-            assert output.hidden is not None
-            assert output.head is not None
-            logits = _of_head(output.head, output.softcap, output.hidden[rows])
-        return logits[:, : self.classes]
+        return self.output.logits(rows)[:, : self.classes]
 
     def teacher(self, rows: Tensor) -> Tensor:
         """Return the teacher's logits of some elements, of the common classes."""
@@ -93,11 +86,6 @@ class Pair:
 
     def _student_log_probs(self, rows: Tensor, tokens: Tensor) -> Tensor:
         return _gathered(self.student(rows), tokens)
-
-
-def _of_head(head: nn.Module, softcap: float | None, hidden: Tensor) -> Tensor:
-    logits: Tensor = head(hidden)
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def _gathered(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -25,12 +25,12 @@ from limbeck.schemes._estimators import (
 from limbeck.schemes._sampling import Continuation, Sampler, Sampling
 from limbeck.schemes._settings import SchemeInputs, SchemeSettings
 from limbeck.schemes.offline import Offline, on_labels
-from limbeck.tasks import Batch, Response, labels_of
+from limbeck.tasks import IGNORED, Batch, Response, labels_of
+from limbeck.tasks.causal_lm import prompt_lengths
 from limbeck.teachers import CachedTeacher
 
 Estimator: TypeAlias = Literal["full", "minillm", "policy_gradient"]
 Mixing: TypeAlias = Literal["per_step", "per_sample"]
-IGNORED = -100
 LOGITS = "logits"
 TOKENS, ROLLOUTS = "rollout_tokens", "rollouts"
 """The keys of the summed weights of a step's sampled tokens, and of the number of its rollouts."""
@@ -299,28 +299,6 @@ class _Clock(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-
-
-def prompt_lengths(batch: Batch, of_document: int) -> Tensor:
-    """Return the number of tokens of each row's prompt, `[n]`, at least 1.
-
-    It is the number of tokens before the first predicted one. In a document, whose first token is
-    followed by predicted ones only, it is `of_document`, but one token is always left.
-
-    Example:
-        >>> ids, mask = torch.ones(2, 5, dtype=torch.int64), torch.ones(2, 5)
-        >>> labels = torch.tensor([[-100, 4, 5, 6, 7], [-100, -100, -100, 6, 7]])
-        >>> batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-        >>> prompt_lengths(batch, 2)
-        tensor([2, 3])
-    """
-    lengths = batch["attention_mask"].sum(1).long()
-    first = torch.ones_like(lengths)
-    if "labels" in batch:
-        predicted = batch["labels"] != IGNORED
-        first = torch.where(predicted.any(1), predicted.int().argmax(1), lengths)
-    document = (lengths - 1).clamp_max(of_document)
-    return torch.where(first <= 1, document, first).clamp_min(1)
 
 
 def _keys(batch: Batch) -> Tensor:

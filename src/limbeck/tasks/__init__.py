@@ -7,6 +7,7 @@ from limbeck.core.registry import Registry, camel_case
 from limbeck.tasks.details import Details, details_of
 from limbeck.tasks.scores import Score, ScoreTable
 from limbeck.tasks.task import (
+    IGNORED,
     SAMPLE,
     Axes,
     Batch,
@@ -32,6 +33,7 @@ TASKS = Registry(
     own=True,
 )
 __all__ = [
+    "IGNORED",
     "SAMPLE",
     "TASKS",
     "Axes",

@@ -9,14 +9,12 @@ import numpy as np
 from limbeck.core.measurement import Metric
 from limbeck.tasks._model_output import LOGITS
 from limbeck.tasks.scores import Score, of_sums, ratio
+from limbeck.tasks.task import IGNORED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from limbeck.tasks.scores import Arrays, Sums
-
-IGNORED = -100
-"""The label of a pixel that counts nowhere, as in torch and transformers."""
 
 
 def _flat(outputs: Arrays, batch: Arrays, weights: Arrays) -> tuple[NDArray[np.int64], ...]:

@@ -9,9 +9,10 @@ import numpy as np
 from limbeck.core.illustration import Illustration, Raster, Side, encode_mask, encode_photo, legend
 from limbeck.core.measurement import Metric
 from limbeck.tasks._model_output import LOGITS
-from limbeck.tasks._overlap import IGNORED, correct_pixels, iou_of_classes, mean_iou, overlaps
+from limbeck.tasks._overlap import correct_pixels, iou_of_classes, mean_iou, overlaps
 from limbeck.tasks.details import Breakdown, Details, Shown, rows_of_sums
 from limbeck.tasks.scores import Score, of_sums, ratio
+from limbeck.tasks.task import IGNORED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,7 +18,7 @@ from limbeck.tasks._base import BaseTask
 from limbeck.tasks._language_details import language_details
 from limbeck.tasks._model_output import LOGITS, call
 from limbeck.tasks.scores import Score, of_sums, ratio
-from limbeck.tasks.task import Output, Response
+from limbeck.tasks.task import IGNORED, Output, Response, capped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from limbeck.tasks.scores import Arrays, Sums
     from limbeck.tasks.task import Axes, Batch, Kind, TaskData
 
-IGNORED = -100
-"""The label of a position that is not predicted, as in torch and transformers."""
 LARGE = 16_384
 """From this vocabulary on, logits of all positions are never formed at once in training."""
 BLOCK = 2**25
@@ -256,7 +254,7 @@ outputs = outputs.transpose(1, 2)
             hidden = parts.hidden.flatten(0, 1)
             head, softcap = parts.head, parts.softcap
             if _width(head) < LARGE:
-                values = _capped(head(hidden), softcap)
+                values = capped(head(hidden), softcap)
         else:
             values = self._logits(model, batch).flatten(0, 1)
         if values is not None:
@@ -314,15 +312,37 @@ outputs = outputs.transpose(1, 2)
             allowed = "labels, one per next token, for a loss against the labels"
             raise InputError(Problem("batch.labels", None, allowed))
         kept = output.weights.nonzero().flatten()
-        hidden, labels = output.hidden[kept], output.labels[kept]
-        rows = max(1, BLOCK // (4 * _width(output.head)))
-        part = partial(_block_loss, output.head, output.softcap)
+        size = max(1, BLOCK // (4 * _width(output.head)))
+        part = partial(_block_loss, output)
         values = [
-            checkpoint(part, *pair, use_reentrant=False)
-            for pair in zip(hidden.split(rows), labels.split(rows), strict=True)
+            checkpoint(part, rows, output.labels[rows], use_reentrant=False)
+            for rows in kept.split(size)
+            if len(rows)
         ]
-        found = torch.cat(values) if values else hidden.sum(1)
+        found = torch.cat(values) if values else output.hidden[kept].sum(1)
         return {LOGITS: found.new_zeros(len(output.weights)).index_add(0, kept, found)}
+
+
+def prompt_lengths(batch: Batch, of_document: int) -> Tensor:
+    """Return the number of tokens of each row's prompt, `[n]`, at least 1.
+
+    It is the number of tokens before the first predicted one. In a document, whose first token is
+    followed by predicted ones only, it is `of_document`, but one token is always left.
+
+    Example:
+        >>> ids, mask = torch.ones(2, 5, dtype=torch.int64), torch.ones(2, 5)
+        >>> labels = torch.tensor([[-100, 4, 5, 6, 7], [-100, -100, -100, 6, 7]])
+        >>> batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        >>> prompt_lengths(batch, 2)
+        tensor([2, 3])
+    """
+    lengths = batch["attention_mask"].sum(1).long()
+    first = torch.ones_like(lengths)
+    if "labels" in batch:
+        predicted = batch["labels"] != IGNORED
+        first = torch.where(predicted.any(1), predicted.int().argmax(1), lengths)
+    document = (lengths - 1).clamp_max(of_document)
+    return torch.where(first <= 1, document, first).clamp_min(1)
 
 
 def _shifted(values: Tensor, *, last: float = IGNORED) -> Tensor:
@@ -330,12 +350,8 @@ def _shifted(values: Tensor, *, last: float = IGNORED) -> Tensor:
     return torch.cat([values[:, 1:], torch.full_like(values[:, :1], last)], dim=1)
 
 
-def _block_loss(head: nn.Module, softcap: float | None, hidden: Tensor, labels: Tensor) -> Tensor:
-    return losses.cross_entropy(_capped(head(hidden), softcap), labels)
-
-
-def _capped(logits: Tensor, softcap: float | None) -> Tensor:
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+def _block_loss(output: Output, rows: Tensor, labels: Tensor) -> Tensor:
+    return losses.cross_entropy(output.logits(rows), labels)
 
 
 def _width(head: nn.Module) -> int:

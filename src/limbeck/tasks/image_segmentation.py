@@ -11,9 +11,9 @@ from limbeck import losses
 from limbeck.errors import InputError, Problem
 from limbeck.tasks._base import IMAGE_INPUTS, BaseTask
 from limbeck.tasks._model_output import LOGITS, run_map
-from limbeck.tasks._overlap import IGNORED, MEAN_IOU, PIXEL_ACCURACY
+from limbeck.tasks._overlap import MEAN_IOU, PIXEL_ACCURACY
 from limbeck.tasks._segmentation_details import segmentation_details
-from limbeck.tasks.task import Output, Response
+from limbeck.tasks.task import IGNORED, Output, Response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

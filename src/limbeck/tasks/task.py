@@ -69,6 +69,18 @@ class Output:
         weight = getattr(self.head, "weight", None)
         return weight.shape[0] if isinstance(weight, Tensor) else None
 
+    def logits(self, rows: Tensor) -> Tensor:
+        """Return the values of some elements, of a head computed from their hidden states.
+
+        Args:
+            rows: The indices of the elements, int64 `[selected]`.
+        """
+        if self.values is not None:
+            return self.values[rows]
+        if self.hidden is None or self.head is None:
+            raise ValueError("an output without values, and without hidden states and a head")
+        return capped(self.head(self.hidden[rows]), self.softcap)
+
 
 @dataclass(frozen=True)
 class Response:
@@ -237,6 +249,16 @@ class TaskData(Protocol):
         ...
 
 
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
+    """Apply a soft cap c to logits z, c · tanh(z / c); None leaves them.
+
+    Example:
+        >>> capped(torch.tensor([1000.0]), 30.0)
+        tensor([30.])
+    """
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
 def is_classifier(task: Task) -> bool:
     """Return whether a task predicts one class per sample: its outputs are logits `[n, classes]`.
 
@@ -306,6 +328,9 @@ def labels_of(output: str) -> str:
     """Return the key of the summed weights of an output's elements with a label."""
     return f"{output}/labels"
 
+
+IGNORED = -100
+"""The label of an element that counts nowhere, as in torch and transformers."""
 
 SAMPLE = "sample"
 """The element of a task with one prediction per sample."""

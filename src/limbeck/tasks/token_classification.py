@@ -15,7 +15,7 @@ from limbeck.errors import InputError, Problem
 from limbeck.tasks._base import BaseTask
 from limbeck.tasks._model_output import LOGITS, run_tokens
 from limbeck.tasks.scores import Score, of_sums, ratio
-from limbeck.tasks.task import Output, Response
+from limbeck.tasks.task import IGNORED, Output, Response
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from limbeck.taps import Taps
     from limbeck.tasks.scores import Arrays, Sums
     from limbeck.tasks.task import Axes, Batch, Kind, TaskData
-
-IGNORED = -100
-"""The label of a position that counts nowhere, as in torch and transformers."""
 
 
 def _sequences(
