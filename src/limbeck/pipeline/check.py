@@ -15,6 +15,7 @@ from limbeck.pipeline.results import input_notes
 from limbeck.pipeline.runner import Work
 
 if TYPE_CHECKING:
+    from limbeck.data.load import Data
     from limbeck.pipeline.recipe import Recipe
 
 
@@ -68,9 +69,15 @@ def check(recipe: Recipe, *, out: Path, watch: ProgressReporter | None = None) -
             name=recipe.name,
             out=str(out),
             rows={"train": facts.train, "validation": facts.validation, "test": facts.test},
-            outputs=f"{len(work.data.outputs)} {'classes' if work.data.classes else 'targets'}",
+            outputs=_outputs(work.data),
             parameters=trial.parameters,
             stages=tuple(name for name, _ in work.stages),
             reused={seed: tuple(names) for seed, names in work.unchanged(out).items()},
             notes=input_notes(work.recipe, work.data),
         )
+
+
+def _outputs(data: Data) -> str:
+    """Return the number of outputs per prediction, with what they are."""
+    kind = "classes" if data.classes else "targets" if data.targets else "tokens"
+    return f"{len(data.outputs)} {kind}"

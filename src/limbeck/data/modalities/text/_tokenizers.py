@@ -171,7 +171,7 @@ def find(name: str, texts: Sequence[str]) -> Any:
         return tokenizers.Tokenizer.from_pretrained(name)
     # The hub's client raises many exception types: network, name, no tokenizer.json.
     except Exception as error:
-        allowed = "a tokenizer.json, a folder that holds one, a name on the hub, or {train: {...}}"
+        allowed = "a tokenizer.json, a folder that holds one, or a name on the hub"
         fix = f"No such file here or in {data_folder()}, and the hub responded: {error}"
         raise InputError(Problem(WHERE, name, allowed, fix)) from error
 
